@@ -1,0 +1,9 @@
+//! What should be true: policies, tunnels, routes. No I/O, no async, no clock, no `unsafe`.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod plan;
+pub mod policy;
+pub mod tunnel;
+pub mod wgquick;

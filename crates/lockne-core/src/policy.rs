@@ -1,0 +1,80 @@
+//! What an application may do with the network.
+
+use std::{collections::BTreeSet, fmt, num::NonZeroU8};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::tunnel::TunnelName;
+
+/// The number of a policy, as it stands in the mark of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PolicyId(pub NonZeroU8);
+
+impl PolicyId {
+    /// The id as a number from 1 to 255.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for PolicyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where the packets of an application go.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Through this tunnel, or nowhere.
+    Via(TunnelName),
+    /// As if no tunnel were there, even where the default route is one.
+    Direct,
+    /// Nowhere but to this machine itself.
+    Block,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Via(tunnel) => write!(f, "via {tunnel}"),
+            Self::Direct => f.write_str("direct"),
+            Self::Block => f.write_str("block"),
+        }
+    }
+}
+
+/// What a policy says, apart from its number: two requests that say the same share a policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Terms {
+    /// Where the packets go.
+    pub action: Action,
+    /// Prefixes that are reached directly, past the tunnel.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lan: BTreeSet<IpNet>,
+}
+
+impl Terms {
+    /// Terms without prefixes past the tunnel.
+    #[must_use]
+    pub const fn new(action: Action) -> Self {
+        Self {
+            action,
+            lan: BTreeSet::new(),
+        }
+    }
+}
+
+/// A numbered policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Its number.
+    pub id: PolicyId,
+    /// What it says.
+    #[serde(flatten)]
+    pub terms: Terms,
+}
