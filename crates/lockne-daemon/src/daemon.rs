@@ -1,0 +1,456 @@
+//! The one loop that owns all state: requests, network changes, timers and signals come in here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::pending,
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::Path,
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt as _;
+use lockne_core::{
+    api::{Lifetime, Removed, Run, Running, TunnelState},
+    policy::{Policy, PolicyId, Terms},
+    tunnel::TunnelName,
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+    time::{self, MissedTickBehavior},
+};
+use tracing::{info, warn};
+
+use crate::{
+    Options,
+    error::Error,
+    inherited,
+    kernel::Kernel,
+    leftover,
+    ready::{Announce, Ready},
+    reconcile::tunnel_of,
+    record::{self, Record},
+    route::Netlink,
+    server::{self, Command, Peer},
+    socket,
+    state_dir::{Lock, remove_socket},
+    tunnels::{Deaths, Restored, Tunnel},
+};
+
+/// Events that come together, as when a device goes away with all its routes, are answered together.
+const SETTLE: Duration = Duration::from_millis(20);
+/// How often a daemon that ends with its last job looks whether that has ended.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a daemon that ends with its last job waits for its first one.
+const FIRST_JOB: Duration = Duration::from_secs(10);
+/// How long what programs have handed to the kernel may take to get through. The kernel itself gives up
+/// after about as long (`tcp_orphan_retries`).
+const LAST_WORDS: Duration = Duration::from_secs(100);
+/// When to try again what has failed.
+const RETRY: Duration = Duration::from_secs(5);
+
+pub(crate) struct Daemon {
+    pub(crate) options: Options,
+    _lock: Lock,
+    pub(crate) started: Instant,
+    pub(crate) kernel: Kernel,
+    pub(crate) netlink: Netlink,
+    pub(crate) policies: BTreeMap<PolicyId, Terms>,
+    pub(crate) tunnels: BTreeMap<TunnelName, Tunnel>,
+    pub(crate) deaths: Deaths,
+    /// What was stamped by this process, so that it is not done again for nothing.
+    pub(crate) stamps: BTreeMap<u32, PolicyId>,
+    had_job: bool,
+    /// When the last policed process was found to be gone.
+    deserted: Option<Instant>,
+}
+
+impl Daemon {
+    /// Loads or adopts what the kernel holds, and brings up again what the record names.
+    ///
+    /// Where nothing was before, nothing is left if that fails.
+    pub(crate) async fn start(options: Options, lock: Lock) -> Result<Self, Error> {
+        let field = options.field;
+        let netns = namespace()?;
+        let record = Record::read(&options.state.record())?;
+        if let Some(record) = &record {
+            if record.netns != netns {
+                return Err(Error::OtherNamespace {
+                    path: options.state.path().to_owned(),
+                });
+            }
+            if record.mark_shift != field.shift() {
+                return Err(Error::OtherMark {
+                    recorded: record.mark_shift,
+                    asked: field.shift(),
+                });
+            }
+        }
+        let netlink = Netlink::open()?;
+        let is_new = record.is_none() && !Kernel::exists(&options.state.pins());
+        let mut others = netlink.foreign_marks(field).await?;
+        if is_new {
+            let observed = netlink.observe(field, &BTreeSet::new()).await?;
+            let rules = observed.rules.iter();
+            others.extend(rules.map(|rule| format!("{} {rule}, of another lockne", rule.family())));
+        }
+        if !others.is_empty() {
+            return Err(Error::MarkUsed {
+                mask: field.mask(),
+                by: others,
+            });
+        }
+        let mut kernel = Kernel::open(&options.state.pins(), field)?;
+        // Started by a policed program, its tunnels' own packets would go into themselves.
+        kernel.set_process(std::process::id(), None)?;
+        let mut daemon = Self {
+            options,
+            _lock: lock,
+            started: Instant::now(),
+            kernel,
+            netlink,
+            policies: BTreeMap::new(),
+            tunnels: BTreeMap::new(),
+            deaths: Deaths::new(),
+            stamps: BTreeMap::new(),
+            had_job: false,
+            deserted: None,
+        };
+        if let Err(error) = daemon.resume(record).await {
+            if is_new {
+                if let Err(undo) = daemon.take_down().await {
+                    warn!(error = ?undo.refusal(), "cannot take back what a failed start did");
+                }
+            } else {
+                warn!("starting failed; what was there before stays as it was");
+            }
+            return Err(error);
+        }
+        Ok(daemon)
+    }
+
+    async fn resume(&mut self, record: Option<Record>) -> Result<(), Error> {
+        let resumed = record.is_some();
+        let record = record.unwrap_or_default();
+        self.netlink.adopt_originals(record.sysctls);
+        for policy in record.policies {
+            self.policies.insert(policy.id, policy.terms);
+        }
+        self.resume_tunnels(record.tunnels).await;
+        self.enforce().await?;
+        if resumed {
+            info!(
+                policies = self.policies.len(),
+                tunnels = self.tunnels.len(),
+                "took over"
+            );
+        }
+        Ok(())
+    }
+
+    /// Answers requests and changes until told to stop.
+    pub(crate) async fn serve(
+        mut self,
+        listener: UnixListener,
+        announce: Announce,
+    ) -> Result<(), Error> {
+        let (sender, mut commands) = mpsc::channel(64);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let mut server = pin!(server::serve(listener, sender, stopped));
+        let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Runtime)?;
+        let mut changes = pin!(Netlink::watch()?);
+        let mut settled = None;
+        let mut look = time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        announce.say(&Ready::Serving);
+        let down = loop {
+            tokio::select! {
+                Some(command) = commands.recv() => {
+                    if let Some(reply) = self.answer(command).await {
+                        break Some(reply);
+                    }
+                }
+                Some(_) = changes.next() => {
+                    settled.get_or_insert_with(|| time::Instant::now() + SETTLE);
+                }
+                () = until(settled) => {
+                    settled = self.heal().await;
+                }
+                Some(death) = self.deaths.join_next_with_id() => {
+                    // An error is the end of a vigil: the tunnel was taken down.
+                    if let Ok((id, error)) = death {
+                        self.bury(id, &error);
+                        settled.get_or_insert_with(|| time::Instant::now() + SETTLE);
+                    }
+                }
+                _ = look.tick(), if self.options.lifetime == Lifetime::UntilLastJob => {
+                    let unasked = commands.capacity() == commands.max_capacity();
+                    if unasked && self.is_idle() {
+                        break None;
+                    }
+                }
+                _ = terminate.recv() => break None,
+                _ = interrupt.recv() => break None,
+                () = &mut server => unreachable!("the server ends when it is stopped"),
+            }
+        };
+        // From here on no client may think that it is heard.
+        drop(commands);
+        let living = self.kernel.policed().count();
+        if down.is_none() && living > 0 {
+            warn!(
+                processes = living,
+                "ending; policed programs stay bound, and are silent where the tunnel was ours"
+            );
+            return self.leave();
+        }
+        let removed = self.take_down().await;
+        match (down, removed) {
+            (Some(reply), removed) => {
+                let _client_gone = reply.send(removed);
+                // The answer still has to be written.
+                let _server_gone = stop.send(());
+                let _ = time::timeout(Duration::from_secs(1), server).await;
+                Ok(())
+            }
+            (None, removed) => removed.map(drop),
+        }
+    }
+
+    /// Answers a request; `down` is given back, for it ends the loop.
+    async fn answer(&mut self, command: Command) -> Option<server::Reply<Removed>> {
+        // A client that has gone away needs no answer.
+        match command {
+            Command::Status(reply) => drop(reply.send(self.status().await)),
+            Command::Tunnels(reply) => drop(reply.send(self.tunnel_statuses().await)),
+            Command::Tunnel(name, reply) => drop(reply.send(self.tunnel_status(&name).await)),
+            Command::Run(peer, run, reply) => drop(reply.send(self.run(peer, run).await)),
+            Command::TunnelUp(request, reply) => {
+                // Whoever asked has thought better of it.
+                if !reply.is_closed() {
+                    drop(reply.send(self.tunnel_up(request).await));
+                }
+            }
+            Command::TunnelDown(name, reply) => drop(reply.send(self.tunnel_down(&name).await)),
+            Command::Down(reply) => return Some(reply),
+        }
+        None
+    }
+
+    async fn run(&mut self, peer: Peer, run: Run) -> Result<Running, Error> {
+        let pid = peer.pid.ok_or(Error::NoProcess)?;
+        if let Some(prefix) = run.terms.lan.iter().find(|prefix| prefix.prefix_len() == 0) {
+            return Err(Error::Everything { prefix: *prefix });
+        }
+        let handle = process(pid)?;
+        if let Some(request) = run.tunnel {
+            self.tunnel_up(request).await?;
+        }
+        let mut notices = Vec::new();
+        if let Some(name) = tunnel_of(&run.terms) {
+            let status = self.tunnel_status(name).await?;
+            if status.state != TunnelState::Up {
+                notices.push(format!(
+                    "tunnel `{name}` is not up; the program is silent until it is"
+                ));
+            } else if status.addresses.is_empty() {
+                notices.push(format!(
+                    "tunnel `{name}` has no address; nothing can go through it"
+                ));
+            }
+        }
+        let terms = run.terms;
+        let id = self.policy(terms.clone()).await?;
+        let before = self.kernel.process(pid);
+        self.kernel.set_process(pid, Some(id))?;
+        match inherited::bind(handle.as_fd(), pid, self.options.field, id, &terms) {
+            Ok(0) => {}
+            Ok(1) => notices.push("1 open connection of this program was cut".to_owned()),
+            Ok(cut) => notices.push(format!("{cut} open connections of this program were cut")),
+            Err(error) => {
+                self.kernel.set_process(pid, before)?;
+                return Err(error.into());
+            }
+        }
+        // The number may have got another owner while we looked elsewhere.
+        if has_ended(&handle) {
+            self.kernel.set_process(pid, None)?;
+            return Err(Error::NoProcess);
+        }
+        self.had_job = true;
+        Ok(Running {
+            policy: id,
+            mark: self.options.field.mark(id.get()),
+            notices,
+        })
+    }
+
+    /// The policy with these terms; a new one is in force before it is returned.
+    async fn policy(&mut self, terms: Terms) -> Result<PolicyId, Error> {
+        if let Some((id, _)) = self.policies.iter().find(|(_, it)| **it == terms) {
+            return Ok(*id);
+        }
+        let free = (1..=u8::MAX)
+            .filter_map(std::num::NonZeroU8::new)
+            .map(PolicyId)
+            .find(|id| !self.policies.contains_key(id))
+            .ok_or(Error::TooManyPolicies)?;
+        self.policies.insert(free, terms);
+        if let Err(error) = self.enforce().await {
+            self.policies.remove(&free);
+            if let Err(undo) = self.reconcile().await {
+                warn!(error = %undo, "cannot take back the rules of a policy that failed");
+            }
+            return Err(error);
+        }
+        Ok(free)
+    }
+
+    /// Answers a change in the network that somebody else made; returns when to try again, if need be.
+    async fn heal(&mut self) -> Option<time::Instant> {
+        let restored = self.restore_tunnels().await;
+        let reconciled = self.reconcile().await;
+        if let Err(error) = &reconciled {
+            let error = error.refusal();
+            warn!(
+                ?error,
+                "cannot restore rules and routes; programs are silent where they are missing"
+            );
+        }
+        (restored == Restored::Partly || reconciled.is_err()).then(|| time::Instant::now() + RETRY)
+    }
+
+    /// Whether the last job has ended: no policed process lives and nobody asked for a tunnel to stay.
+    fn is_idle(&mut self) -> bool {
+        let asked = |tunnel: &Tunnel| tunnel.request.lifetime == Lifetime::UntilDown;
+        if self.tunnels.values().any(asked) {
+            return false;
+        }
+        if !self.had_job && self.started.elapsed() < FIRST_JOB {
+            return false;
+        }
+        let deserted = self.kernel.is_deserted().unwrap_or_else(|error| {
+            warn!(%error, "cannot tell whether a policed process lives");
+            false
+        });
+        if !deserted {
+            self.deserted = None;
+            return false;
+        }
+        let since = *self.deserted.get_or_insert_with(Instant::now);
+        since.elapsed() > LAST_WORDS
+            || !self.is_talking().unwrap_or_else(|error| {
+                warn!(%error, "cannot tell whether a connection has something left to send");
+                true
+            })
+    }
+
+    /// Whether a connection of a program that has ended still needs its rules.
+    ///
+    /// On an interface that stays when we go, something may arrive for it, and the kernel's reply to that would
+    /// leave by the default route. The kernel forgets a connection after a minute (`TCP_TIMEWAIT_LEN`).
+    fn is_talking(&self) -> io::Result<bool> {
+        let field = self.options.field;
+        if socket::is_sending(field)? {
+            return Ok(true);
+        }
+        let stays = |id: &PolicyId| {
+            let tunnel = self.policies.get(id).and_then(tunnel_of);
+            tunnel.is_some_and(|name| !self.tunnels.contains_key(name))
+        };
+        Ok(self.policies.keys().any(stays) && socket::policies(field)?.iter().any(stays))
+    }
+
+    /// Makes what was asked for true, and keeps it for the next daemon.
+    pub(crate) async fn enforce(&mut self) -> Result<(), Error> {
+        self.reconcile().await?;
+        self.save()
+    }
+
+    /// Keeps for the next daemon what this one knows.
+    fn save(&self) -> Result<(), Error> {
+        let record = Record {
+            version: record::VERSION,
+            mark_shift: self.options.field.shift(),
+            netns: namespace()?,
+            policies: self.policies(),
+            tunnels: self.tunnels.values().map(|it| it.request.clone()).collect(),
+            sysctls: self.netlink.originals().clone(),
+        };
+        Ok(record.write(&self.options.state.record())?)
+    }
+
+    /// Every policy with its number.
+    pub(crate) fn policies(&self) -> Vec<Policy> {
+        let policies = self.policies.iter().map(|(id, terms)| Policy {
+            id: *id,
+            terms: terms.clone(),
+        });
+        policies.collect()
+    }
+
+    /// Ends without taking anything back.
+    fn leave(self) -> Result<(), Error> {
+        self.save()?;
+        remove_socket(&self.options.socket).map_err(|source| Error::Socket {
+            path: self.options.socket.clone(),
+            source,
+        })
+    }
+
+    /// Takes everything back.
+    async fn take_down(&mut self) -> Result<Removed, Error> {
+        let mut removed =
+            leftover::take_back(&self.options.state, self.options.field, &mut self.netlink).await?;
+        for (name, tunnel) in std::mem::take(&mut self.tunnels) {
+            tunnel.down().await.map_err(|source| Error::Wireguard {
+                name: name.clone(),
+                source,
+            })?;
+            removed.tunnels.push(name);
+        }
+        self.options.state.clear(&self.options.socket)?;
+        info!(?removed, "took everything back");
+        Ok(removed)
+    }
+}
+
+async fn until(deadline: Option<time::Instant>) {
+    match deadline {
+        Some(deadline) => time::sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+/// The inode of the network namespace of this thread.
+fn namespace() -> Result<u64, Error> {
+    let file = Path::new("/proc/thread-self/ns/net");
+    let metadata = file.metadata().map_err(Error::Namespace)?;
+    Ok(metadata.ino())
+}
+
+/// A handle on the process, which its number can lose to another one.
+fn process(pid: u32) -> Result<OwnedFd, Error> {
+    i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        .ok_or(Error::NoProcess)
+}
+
+/// Whether the process behind the handle has ended: then the handle is readable, as `pidfd_open(2)` says.
+fn has_ended(handle: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(handle, PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}

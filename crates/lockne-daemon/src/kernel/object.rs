@@ -1,0 +1,181 @@
+//! The programs and maps, from the object to the kernel.
+
+use std::{fs, io, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, MapInfo},
+    programs::{Program, ProgramType},
+    sys::{BpfHelper, is_helper_supported},
+};
+use lockne_abi::{Config, Counters, LanKey, MarkField, PROCESSES_PER_PAGE, Policy, name};
+
+use super::{Error, btf, namespace::Netns, sys};
+
+/// A map and the sizes of its keys and values.
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    key: usize,
+    value: usize,
+}
+
+const fn shape<K, V>(name: &'static str) -> Shape {
+    Shape {
+        name,
+        key: size_of::<K>(),
+        value: size_of::<V>(),
+    }
+}
+
+/// Every map that outlives the daemon; the last is written when all others are there.
+pub(super) const MAPS: [Shape; 8] = [
+    shape::<u32, [u8; PROCESSES_PER_PAGE as usize]>(name::PROCESSES),
+    shape::<u32, u32>(name::OVERFLOW),
+    shape::<u32, u64>(name::FORKS),
+    shape::<u32, Policy>(name::POLICIES),
+    shape::<u32, Counters>(name::COUNTERS),
+    // The prefix length comes before the key.
+    shape::<[u8; 4 + size_of::<LanKey>()], u8>(name::LAN),
+    shape::<u32, u32>(name::DEVICES),
+    shape::<u32, Config>(name::LOADED),
+];
+
+const TRACEPOINTS: [(&str, &str); 2] = [
+    (name::FOLLOW_FORK, "sched_process_fork"),
+    (name::FORGET_EXIT, "sched_process_exit"),
+];
+
+/// Loads every map and program, and pins the maps. Maps that are pinned already are used as they are.
+pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
+    let config = config(field, processes(pins)?)?;
+    check_owner(pins, &config)?;
+    let types = aya::Btf::from_sys_fs().map_err(|error| Error::load(error.into()))?;
+
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(Some(&types))
+        .override_global(name::CONFIG, &config, true)
+        .map_max_entries(name::PROCESSES, config.max_processes / PROCESSES_PER_PAGE);
+    for map in &MAPS {
+        loader.map_pin_path(map.name, pins.join(map.name));
+    }
+    let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lockne.bpf.o"));
+    let mut ebpf = loader.load(object).map_err(Error::load)?;
+    check_shapes(pins)?;
+
+    let map = ebpf.map_mut(name::LOADED).expect("the object has the map");
+    let mut copy: Array<_, Config> = Array::try_from(map).map_err(Error::map(name::LOADED))?;
+    copy.set(0, config, 0).map_err(Error::map(name::LOADED))?;
+
+    for (name, program) in ebpf.programs_mut() {
+        let result = match program {
+            Program::CgroupSock(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSkb(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            Program::BtfTracePoint(program) => TRACEPOINTS
+                .iter()
+                .find(|(of, _)| *of == name)
+                .map_or(Ok(()), |(_, tracepoint)| program.load(tracepoint, &types)),
+            _ => Ok(()),
+        };
+        result.map_err(|error| Error::program(name, error))?;
+    }
+    Ok(ebpf)
+}
+
+/// How many process ids there is room for: what the pinned table has, or one for each there can be.
+fn processes(pins: &Path) -> Result<u32, Error> {
+    const HIGHEST: &str = "/proc/sys/kernel/pid_max";
+    let read = |source| Error::Read {
+        path: HIGHEST.into(),
+        source,
+    };
+    let highest: u32 = fs::read_to_string(HIGHEST)
+        .map_err(read)?
+        .trim()
+        .parse()
+        .map_err(|error| read(io::Error::other(error)))?;
+    if let Ok(pinned) = MapInfo::from_pin(pins.join(name::PROCESSES)) {
+        let room = pinned.max_entries() * PROCESSES_PER_PAGE;
+        if room < highest {
+            tracing::warn!(
+                room,
+                highest,
+                "kernel.pid_max was raised; children of policed processes with an id beyond the table get no network"
+            );
+        }
+        return Ok(room);
+    }
+    Ok(highest.div_ceil(PROCESSES_PER_PAGE) * PROCESSES_PER_PAGE)
+}
+
+fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
+    let netns = Netns::current()?;
+    let types = btf::Btf::of_kernel()?;
+    let has_set_retval =
+        is_helper_supported(ProgramType::CgroupSock, BpfHelper::BPF_FUNC_set_retval)
+            .map_err(|error| Error::program("probe", error))?;
+    Ok(Config {
+        netns_cookie: netns.cookie,
+        netns_inode: netns.inode,
+        mark_shift: field.shift(),
+        max_processes,
+        task_tgid: types.offset("task_struct", "tgid")?,
+        task_pid: types.offset("task_struct", "pid")?,
+        task_signal: types.offset("task_struct", "signal")?,
+        signal_live: types.offset("signal_struct", "live")?,
+        sock_net: types.offset("sock", "__sk_common.skc_net.net")?,
+        net_inode: types.offset("net", "ns.inum")?,
+        has_set_retval: has_set_retval.into(),
+    })
+}
+
+/// Fails if the pins are those of another network namespace, or have another mark.
+fn check_owner(pins: &Path, config: &Config) -> Result<(), Error> {
+    let Some(was) = loaded(pins)? else {
+        return Ok(());
+    };
+    let foreign = |what| Error::Foreign {
+        pins: pins.to_owned(),
+        what,
+    };
+    if was.netns_cookie != config.netns_cookie {
+        return Err(foreign("network namespace"));
+    }
+    if was.mark_shift != config.mark_shift {
+        return Err(foreign("field of the mark"));
+    }
+    Ok(())
+}
+
+/// What the pinned programs were loaded with, or `None` if there are none, or they never came to work.
+pub(super) fn loaded(pins: &Path) -> Result<Option<Config>, Error> {
+    let path = pins.join(name::LOADED);
+    if sys::open_pin(&path).is_err() {
+        return Ok(None);
+    }
+    let wrong = || Error::Incompatible {
+        pins: pins.to_owned(),
+        map: name::LOADED,
+    };
+    let map =
+        aya::maps::Map::from_map_data(MapData::from_pin(path).map_err(Error::map(name::LOADED))?)
+            .map_err(Error::map(name::LOADED))?;
+    let map: Array<_, Config> = Array::try_from(map).map_err(|_| wrong())?;
+    let config = map.get(&0, 0).map_err(Error::map(name::LOADED))?;
+    Ok((config.netns_cookie != 0).then_some(config))
+}
+
+fn check_shapes(pins: &Path) -> Result<(), Error> {
+    for shape in &MAPS {
+        let map = MapInfo::from_pin(pins.join(shape.name)).map_err(Error::map(shape.name))?;
+        if map.key_size() as usize != shape.key || map.value_size() as usize != shape.value {
+            return Err(Error::Incompatible {
+                pins: pins.to_owned(),
+                map: shape.name,
+            });
+        }
+    }
+    Ok(())
+}

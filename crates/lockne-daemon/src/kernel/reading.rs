@@ -1,0 +1,109 @@
+//! What the kernel programs know, read without changing it, by whoever may: no daemon is needed.
+
+use std::{num::NonZeroU8, path::Path};
+
+use aya::maps::{Map, MapData, MapError, MapInfo, PerCpuArray};
+use lockne_abi::{Counters, PROCESSES_PER_PAGE, name};
+use lockne_core::policy::PolicyId;
+
+use super::{Error, process::Table};
+
+/// The maps, opened by their pins.
+pub struct Reading {
+    pub(super) processes: Table,
+    counters: PerCpuArray<MapData, Counters>,
+    forks: PerCpuArray<MapData, u64>,
+}
+
+impl Reading {
+    /// Opens what is pinned below `pins`.
+    ///
+    /// # Errors
+    ///
+    /// If it is not there, or the caller may not read it.
+    pub fn open(pins: &Path) -> Result<Self, Error> {
+        let data = |name| MapData::from_pin(pins.join(name)).map_err(Error::map(name));
+        let failed = || Error::map(name::PROCESSES);
+        let info = MapInfo::from_pin(pins.join(name::PROCESSES)).map_err(failed())?;
+        let length = (info.max_entries() * PROCESSES_PER_PAGE) as usize;
+        let processes = Table::map(data(name::PROCESSES)?.fd(), length);
+        let per_cpu = |name| data(name).map(Map::PerCpuArray);
+        Ok(Self {
+            processes: processes.map_err(|error| failed()(error.into()))?,
+            counters: typed(name::COUNTERS, per_cpu(name::COUNTERS)?)?,
+            forks: typed(name::FORKS, per_cpu(name::FORKS)?)?,
+        })
+    }
+
+    /// The policy of a process.
+    #[must_use]
+    pub fn process(&self, pid: u32) -> Option<PolicyId> {
+        policy_id(self.processes.get(pid))
+    }
+
+    /// How many living processes policy `id` has.
+    #[must_use]
+    pub fn members(&self, id: PolicyId) -> u64 {
+        self.processes.with(id.get()).len() as u64
+    }
+
+    /// The living processes of policy `id`, in ascending order.
+    #[must_use]
+    pub fn processes(&self, id: PolicyId) -> Vec<u32> {
+        self.processes.with(id.get())
+    }
+
+    /// Every living process that has a policy, in ascending order.
+    pub fn policed(&self) -> impl Iterator<Item = (u32, PolicyId)> {
+        self.processes
+            .policed()
+            .filter_map(|(pid, id)| Some((pid, policy_id(id)?)))
+    }
+
+    /// Whether no living process has a policy.
+    ///
+    /// A parent that forks and ends while the table is read could go unseen, and its child too, if its
+    /// number is low. So a fork in the meantime counts as life.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn is_deserted(&self) -> Result<bool, Error> {
+        let before = self.forks()?;
+        let is_empty = self.processes.policed().next().is_none();
+        Ok(is_empty && self.forks()? == before)
+    }
+
+    /// How many children have inherited a policy so far.
+    fn forks(&self) -> Result<u64, Error> {
+        let cpus = self.forks.get(&0, 0).map_err(Error::map(name::FORKS))?;
+        Ok(cpus.iter().sum())
+    }
+
+    /// What policy `id` has sent, received and refused.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn counters(&self, id: PolicyId) -> Result<Counters, Error> {
+        let cpus = self
+            .counters
+            .get(&id.get().into(), 0)
+            .map_err(Error::map(name::COUNTERS))?;
+        Ok(cpus.iter().fold(Counters::default(), |sum, cpu| Counters {
+            tx_packets: sum.tx_packets + cpu.tx_packets,
+            tx_bytes: sum.tx_bytes + cpu.tx_bytes,
+            rx_packets: sum.rx_packets + cpu.rx_packets,
+            rx_bytes: sum.rx_bytes + cpu.rx_bytes,
+            refused: sum.refused + cpu.refused,
+        }))
+    }
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Result<T, Error> {
+    T::try_from(map).map_err(Error::map(name))
+}
+
+fn policy_id(id: u8) -> Option<PolicyId> {
+    NonZeroU8::new(id).map(PolicyId)
+}

@@ -1,0 +1,139 @@
+//! How it is made true: the only crate that changes the system.
+
+mod daemon;
+mod error;
+pub mod inherited;
+pub mod kernel;
+pub mod leftover;
+pub mod ready;
+mod reconcile;
+mod record;
+pub mod route;
+mod server;
+pub mod socket;
+pub mod state_dir;
+mod status;
+mod tunnels;
+pub mod wireguard;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use lockne_core::api::Lifetime;
+use tokio::runtime;
+
+pub use error::Error;
+pub use lockne_abi::MarkField;
+
+use crate::{
+    daemon::Daemon,
+    ready::{Announce, Ready},
+    state_dir::{Lock, StateDir},
+};
+
+/// How a daemon is to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it keeps its state.
+    pub state: StateDir,
+    /// Where it serves its clients.
+    pub socket: PathBuf,
+    /// The bits of the mark that carry the policy.
+    pub field: MarkField,
+    /// Whether it ends with its last job.
+    pub lifetime: Lifetime,
+}
+
+/// How long a new daemon waits for one that is just ending.
+const HANDOVER: Duration = Duration::from_secs(10);
+
+/// Serves until told to stop, in the network namespace of the calling thread.
+///
+/// On SIGTERM and SIGINT the rules stay in the kernel if a policed process lives, so that it stays
+/// bound to its tunnel; else everything is taken back.
+///
+/// # Errors
+///
+/// Fails if another daemon owns the state directory, if the kernel lacks something, or if the mark
+/// is used by others. Nothing is left behind then that was not there before.
+pub fn serve(options: Options, announce: Announce) -> Result<(), Error> {
+    if announce == Announce::ToParent {
+        // The terminal's Ctrl-C is meant for the program that runs in it.
+        let _already_leader = rustix::process::setsid();
+        close_inherited();
+    }
+    let result = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)
+        .and_then(|runtime| runtime.block_on(run(options, announce)));
+    if let Err(error) = &result {
+        announce.say(&Ready::Failed(error.refusal()));
+    }
+    result
+}
+
+/// Closes what the program, for which this daemon was started, keeps open across `exec`: else pipes
+/// and connections would stay open until the daemon ends.
+fn close_inherited() {
+    // SAFETY: the daemon has opened nothing yet, so nobody here owns a descriptor above the standard
+    // ones. Before Linux 5.9 there is no such call, and they stay open.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+}
+
+async fn run(options: Options, announce: Announce) -> Result<(), Error> {
+    options.state.create()?;
+    let Some(lock) = own(&options).await? else {
+        announce.say(&Ready::Serving);
+        return Ok(());
+    };
+    // Before the kernel is touched: a path that cannot be a socket changes nothing.
+    let socket = options.socket.clone();
+    let listener = server::bind(&socket).map_err(|source| Error::Socket {
+        path: socket.clone(),
+        source,
+    })?;
+    match Daemon::start(options, lock).await {
+        Ok(daemon) => {
+            give_memory_back();
+            daemon.serve(listener, announce).await
+        }
+        Err(error) => {
+            let _not_there = state_dir::remove_socket(&socket);
+            Err(error)
+        }
+    }
+}
+
+/// Takes the state directory; `None` if a daemon that serves has it and that is good enough.
+async fn own(options: &Options) -> Result<Option<Lock>, Error> {
+    let started = Instant::now();
+    loop {
+        match options.state.lock() {
+            Err(error @ state_dir::Error::Owned { .. }) => {
+                if options.lifetime == Lifetime::UntilDown || started.elapsed() > HANDOVER {
+                    return Err(error.into());
+                }
+            }
+            other => return Ok(Some(other?)),
+        }
+        if tokio::net::UnixStream::connect(&options.socket)
+            .await
+            .is_ok()
+        {
+            return Ok(None);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Gives the kernel back what was needed to start only: its own types take 20 MB to read.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointers, and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

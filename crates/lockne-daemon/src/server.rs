@@ -1,0 +1,332 @@
+//! The control socket: HTTP and JSON for whoever may ask.
+//!
+//! Each request becomes a [`Command`] for the one loop that owns all state, and waits for its answer.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::Path as FilePath,
+    pin::pin,
+    time::Duration,
+};
+
+use axum::{
+    Extension, Json, Router,
+    extract::{
+        DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State,
+        rejection::JsonRejection,
+    },
+    http::{StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+    serve::Listener,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use lockne_core::{
+    api::{Refusal, Removed, Run, Running, Status, TunnelDown, TunnelKind, TunnelStatus, TunnelUp},
+    tunnel::TunnelName,
+    wgquick::Config,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{mpsc, oneshot},
+    time,
+};
+use tracing::debug;
+
+use crate::{error::Error, state_dir::remove_socket, wireguard::Wireguard};
+
+/// No request needs more; a wg-quick file with a thousand peers has 200 KiB.
+const MAX_BODY: usize = 1 << 20;
+
+/// How long a client may take to send its request.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where a command's answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// What a client wants of the daemon.
+pub(crate) enum Command {
+    Status(Reply<Status>),
+    Run(Peer, Run, Reply<Running>),
+    TunnelUp(TunnelUp, Reply<TunnelStatus>),
+    TunnelDown(TunnelName, Reply<TunnelDown>),
+    Tunnels(Reply<Vec<TunnelStatus>>),
+    Tunnel(TunnelName, Reply<TunnelStatus>),
+    Down(Reply<Removed>),
+}
+
+/// Who asks, as the kernel says it (`SO_PEERCRED`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    /// The process, in our pid namespace; `None` if it is in none that we see.
+    pub(crate) pid: Option<u32>,
+    /// Its effective user.
+    pub(crate) uid: u32,
+}
+
+impl Peer {
+    fn of(stream: &UnixStream) -> Self {
+        let Ok(credentials) = stream.peer_cred() else {
+            return Self {
+                pid: None,
+                uid: u32::MAX,
+            };
+        };
+        Self {
+            pid: credentials.pid().and_then(|pid| u32::try_from(pid).ok()),
+            uid: credentials.uid(),
+        }
+    }
+}
+
+/// Makes the socket, in place of one that a dead daemon left.
+///
+/// Anything else at that path stays, and is an error.
+pub(crate) fn bind(path: &FilePath) -> io::Result<UnixListener> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            let reason = "something that is not a socket is there";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
+        }
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            let reason = "somebody else serves there";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, reason));
+        }
+        _ => remove_socket(path)?,
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves `listener` until `stop` is ready; then writes what answers there are.
+pub(crate) async fn serve(
+    mut listener: UnixListener,
+    commands: mpsc::Sender<Command>,
+    stop: impl Future,
+) {
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/run", post(run))
+        .route("/v1/tunnels", get(tunnels).post(tunnel_up))
+        .route("/v1/tunnels/{name}", get(tunnel).delete(tunnel_down))
+        .route("/v1/down", post(down))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_path)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(commands);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    let connections = GracefulShutdown::new();
+    let mut stop = pin!(stop);
+    loop {
+        tokio::select! {
+            // Waits and tries again where the system has no room for a connection.
+            (stream, _) = Listener::accept(&mut listener) => {
+                let service = router.clone().layer(Extension(Peer::of(&stream)));
+                let connection = connections.watch(
+                    http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)),
+                );
+                tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        debug!(%error, "a client's connection broke");
+                    }
+                });
+            }
+            _ = &mut stop => break,
+        }
+    }
+    drop(listener);
+    connections.shutdown().await;
+}
+
+type Commands = State<mpsc::Sender<Command>>;
+type Answer<T> = Result<Json<T>, Error>;
+
+async fn status(State(commands): Commands, asker: Asker) -> Answer<Status> {
+    asker.allowed()?;
+    ask(&commands, Command::Status).await
+}
+
+async fn run(State(commands): Commands, asker: Asker, Body(request): Body<Run>) -> Answer<Running> {
+    let peer = asker.allowed()?;
+    let permit = match &request.tunnel {
+        Some(tunnel) => checked(&commands, tunnel).await?,
+        None => reserve(&commands).await?,
+    };
+    answer(permit, |reply| Command::Run(peer, request, reply)).await
+}
+
+async fn tunnels(State(commands): Commands, asker: Asker) -> Answer<Vec<TunnelStatus>> {
+    asker.allowed()?;
+    ask(&commands, Command::Tunnels).await
+}
+
+async fn tunnel(
+    State(commands): Commands,
+    asker: Asker,
+    Named(name): Named,
+) -> Answer<TunnelStatus> {
+    asker.allowed()?;
+    ask(&commands, |reply| Command::Tunnel(name, reply)).await
+}
+
+async fn tunnel_up(
+    State(commands): Commands,
+    asker: Asker,
+    Body(request): Body<TunnelUp>,
+) -> Answer<TunnelStatus> {
+    asker.allowed()?;
+    let permit = checked(&commands, &request).await?;
+    answer(permit, |reply| Command::TunnelUp(request, reply)).await
+}
+
+type Permit = mpsc::OwnedPermit<Command>;
+
+/// Tries what a new tunnel may have to wait long for.
+///
+/// A resolver that is silent keeps this request waiting, not the loop; and while the permit is held,
+/// the loop knows that somebody waits.
+async fn checked(commands: &mpsc::Sender<Command>, request: &TunnelUp) -> Result<Permit, Error> {
+    let known = ask(commands, |reply| {
+        Command::Tunnel(request.name.clone(), reply)
+    })
+    .await;
+    let permit = reserve(commands).await?;
+    let is_new = !known.is_ok_and(|Json(tunnel)| tunnel.kind != TunnelKind::Interface);
+    if is_new && let Ok(config) = Config::parse(request.config.as_bytes()) {
+        let checked = Wireguard::check(&request.name, &config, request.hooks()).await;
+        checked.map_err(|source| Error::TunnelUp {
+            name: request.name.clone(),
+            source,
+        })?;
+    }
+    Ok(permit)
+}
+
+async fn tunnel_down(
+    State(commands): Commands,
+    asker: Asker,
+    Named(name): Named,
+) -> Answer<TunnelDown> {
+    asker.allowed()?;
+    ask(&commands, |reply| Command::TunnelDown(name, reply)).await
+}
+
+async fn down(State(commands): Commands, asker: Asker) -> Answer<Removed> {
+    asker.allowed()?;
+    ask(&commands, Command::Down).await
+}
+
+async fn no_such_path(request: Request) -> Error {
+    Error::BadRequest(format!(
+        "there is no {} {}",
+        request.method(),
+        request.uri().path()
+    ))
+}
+
+async fn ask<T: Serialize>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(Reply<T>) -> Command,
+) -> Answer<T> {
+    answer(reserve(commands).await?, command).await
+}
+
+async fn reserve(commands: &mpsc::Sender<Command>) -> Result<Permit, Error> {
+    let reserved = commands.clone().reserve_owned().await;
+    reserved.map_err(|_| Error::Ending)
+}
+
+async fn answer<T: Serialize>(
+    permit: Permit,
+    command: impl FnOnce(Reply<T>) -> Command,
+) -> Answer<T> {
+    let (reply, answer) = oneshot::channel();
+    permit.send(command(reply));
+    answer.await.map_err(|_| Error::Ending)?.map(Json)
+}
+
+/// The asker, before anything else is looked at.
+struct Asker(Peer);
+
+impl<S: Send + Sync> FromRequestParts<S> for Asker {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        Extension::<Peer>::from_request_parts(parts, state)
+            .await
+            .map(|Extension(peer)| Self(peer))
+            .map_err(|_| Error::NotAllowed { uid: u32::MAX })
+    }
+}
+
+impl Asker {
+    /// Only root and the daemon's own user may ask.
+    fn allowed(self) -> Result<Peer, Error> {
+        let uid = self.0.uid;
+        if uid == 0 || uid == rustix::process::geteuid().as_raw() {
+            Ok(self.0)
+        } else {
+            Err(Error::NotAllowed { uid })
+        }
+    }
+}
+
+/// The tunnel that the path names; what names none is a [`Refusal`] too.
+struct Named(TunnelName);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let Path(name) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Error::BadRequest(rejection.body_text()))?;
+        name.parse().map(Self).map_err(Error::Name)
+    }
+}
+
+/// A JSON body whose rejection is a [`Refusal`] too.
+struct Body<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
+        let body = time::timeout(PATIENCE, Json::<T>::from_request(request, state));
+        let body = body
+            .await
+            .map_err(|_| Error::BadRequest("the body did not come in time".to_owned()))?;
+        match body {
+            Ok(Json(body)) => Ok(Self(body)),
+            // A data error may quote the body, and a body may hold a private key.
+            Err(JsonRejection::JsonDataError(_) | JsonRejection::JsonSyntaxError(_)) => Err(
+                Error::BadRequest("the body is not what this request takes".to_owned()),
+            ),
+            Err(rejection) => Err(Error::BadRequest(rejection.body_text())),
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Self::Ending => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotAllowed { .. } => StatusCode::FORBIDDEN,
+            Self::UnknownTunnel { .. } => StatusCode::NOT_FOUND,
+            Self::TunnelExists { .. } => StatusCode::CONFLICT,
+            Self::BadRequest(_) | Self::Name(_) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        let refusal: Refusal = self.refusal();
+        (status, Json(refusal)).into_response()
+    }
+}

@@ -1,0 +1,258 @@
+//! `guard_egress` and `count_ingress`: who may leave, and what is counted.
+
+use aya_ebpf::bindings::__sk_buff;
+use etherparse::PacketBuilder;
+use lockne_abi::{Counters, LanKey, Policy, name};
+use lockne_interpreter::{World, context};
+
+use crate::run::{
+    CONFIG, NETNS_INODE, Outcome, bytes_of, counters, mark, pointer, run, set_policy,
+};
+
+const PASS: u32 = 1;
+const DROP: u32 = 0;
+
+const LOOPBACK: u32 = 1;
+const ETH0: u32 = 2;
+const WG0: u32 = 3;
+
+const PRINTER: [u8; 4] = [192, 0, 2, 9];
+const FAR: [u8; 4] = [198, 51, 100, 1];
+
+/// A packet as `cgroup_skb` has it: from the IP header on.
+fn udp4(to: [u8; 4]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    PacketBuilder::ipv4([192, 0, 2, 1], to, 64)
+        .udp(4000, 53)
+        .write(&mut bytes, b"question")
+        .unwrap();
+    bytes
+}
+
+fn udp6(to: [u8; 16]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    PacketBuilder::ipv6([0xfd; 16], to, 64)
+        .udp(4000, 53)
+        .write(&mut bytes, b"question")
+        .unwrap();
+    bytes
+}
+
+/// Sends `packet` out of `device` with `mark`.
+fn leave(
+    packet: &[u8],
+    mark: u32,
+    device: u32,
+    prepare: impl Fn(&mut World, &mut __sk_buff),
+) -> Outcome<__sk_buff> {
+    run(name::GUARD_EGRESS, packet, |world, packet| {
+        set_policy(world, 7, Policy::tunnel(WG0));
+        let mut skb = context::skb(packet);
+        (skb.mark, skb.ifindex) = (mark, device);
+        prepare(world, &mut skb);
+        skb
+    })
+}
+
+/// Lets `packet` arrive on `device` with `mark`.
+fn arrive(
+    mark: u32,
+    device: u32,
+    prepare: impl Fn(&mut World, &mut __sk_buff),
+) -> Outcome<__sk_buff> {
+    run(name::COUNT_INGRESS, &udp4(FAR), |world, packet| {
+        set_policy(world, 7, Policy::tunnel(WG0));
+        let mut skb = context::skb(packet);
+        (skb.mark, skb.ifindex) = (mark, device);
+        prepare(world, &mut skb);
+        skb
+    })
+}
+
+/// Opens `network` past the tunnel of policy `id`.
+fn open_lan(world: &mut World, id: u8, bits: u32, address: [u8; 16]) {
+    let key = LanKey {
+        policy: id,
+        address,
+    };
+    let key = [&bits.to_ne_bytes(), bytes_of(&key)].concat();
+    assert!(world.map(name::LAN).set(&key, &[1]));
+}
+
+/// A socket in the network namespace `inode`, as `skb->sk` points to it.
+fn socket_in(world: &mut World, inode: u32) -> u64 {
+    let mut net = [0; 64];
+    let at = CONFIG.net_inode as usize;
+    net[at..at + 4].copy_from_slice(&inode.to_ne_bytes());
+    let net = world.block(&net);
+    let mut sock = [0; 512];
+    let at = CONFIG.sock_net as usize;
+    sock[at..at + 8].copy_from_slice(&net.to_ne_bytes());
+    world.block(&sock)
+}
+
+fn set_socket(skb: &mut __sk_buff, address: u64) {
+    skb.__bindgen_anon_2.sk = pointer(address);
+}
+
+#[test]
+fn packet_without_a_policy_passes_uncounted_on_any_device() {
+    for device in [LOOPBACK, ETH0, WG0] {
+        let mut after = leave(&udp4(FAR), crate::run::OTHERS, device, |_, _| {});
+
+        assert_eq!(after.verdict, PASS);
+        assert_eq!(counters(&mut after.world, 0), Counters::default());
+    }
+}
+
+#[test]
+fn policed_packet_leaves_by_its_tunnel_and_is_counted() {
+    let packet = udp4(FAR);
+    let mut after = leave(&packet, mark(7), WG0, |_, _| {});
+
+    assert_eq!(after.verdict, PASS);
+    let counted = counters(&mut after.world, 7);
+    assert_eq!((counted.tx_packets, counted.refused), (1, 0));
+    assert_eq!(counted.tx_bytes, packet.len() as u64);
+}
+
+#[test]
+fn policed_packet_is_dropped_on_every_other_device_and_counted_as_refused() {
+    for packet in [udp4(FAR), udp6([0xfd; 16])] {
+        let mut after = leave(&packet, mark(7), ETH0, |_, _| {});
+
+        assert_eq!(after.verdict, DROP);
+        let counted = counters(&mut after.world, 7);
+        assert_eq!((counted.tx_packets, counted.refused), (0, 1));
+    }
+}
+
+#[test]
+fn loopback_is_open_and_not_counted() {
+    let mut after = leave(&udp4([127, 0, 0, 1]), mark(7), LOOPBACK, |_, _| {});
+
+    assert_eq!(after.verdict, PASS);
+    assert_eq!(counters(&mut after.world, 7), Counters::default());
+}
+
+#[test]
+fn policy_that_nobody_has_set_lets_nothing_out() {
+    assert_eq!(leave(&udp4(FAR), mark(8), WG0, |_, _| {}).verdict, DROP);
+    assert_eq!(leave(&udp4(FAR), mark(8), ETH0, |_, _| {}).verdict, DROP);
+}
+
+#[test]
+fn direct_policy_leaves_by_any_device() {
+    let after = leave(&udp4(FAR), mark(9), ETH0, |world, _| {
+        set_policy(world, 9, Policy::DIRECT);
+    });
+
+    assert_eq!(after.verdict, PASS);
+}
+
+#[test]
+fn late_segmented_packet_counts_as_its_segments() {
+    let mut after = leave(&udp4(FAR), mark(7), WG0, |_, skb| skb.gso_segs = 45);
+
+    assert_eq!(counters(&mut after.world, 7).tx_packets, 45);
+}
+
+#[test]
+fn open_network_is_reached_past_the_tunnel_and_only_it() {
+    let mut mapped = [0; 16];
+    mapped[10..12].copy_from_slice(&[0xff, 0xff]);
+    mapped[12..15].copy_from_slice(&PRINTER[..3]);
+    let open = |world: &mut World, _: &mut __sk_buff| {
+        open_lan(world, 7, LanKey::V4_OFFSET + 24, mapped);
+    };
+
+    assert_eq!(leave(&udp4(PRINTER), mark(7), ETH0, open).verdict, PASS);
+    assert_eq!(leave(&udp4(FAR), mark(7), ETH0, open).verdict, DROP);
+}
+
+#[test]
+fn open_network_of_one_policy_is_not_open_to_another() {
+    let address = [0x20; 16];
+    let open = |world: &mut World, _: &mut __sk_buff| {
+        set_policy(world, 8, Policy::tunnel(WG0));
+        open_lan(world, 7, LanKey::V6_OFFSET + 64, address);
+    };
+
+    assert_eq!(leave(&udp6(address), mark(7), ETH0, open).verdict, PASS);
+    assert_eq!(leave(&udp6(address), mark(8), ETH0, open).verdict, DROP);
+}
+
+#[test]
+fn packet_of_neither_ip_version_or_too_short_to_tell_is_dropped() {
+    for packet in [&[0x00; 40][..], &[0x45; 10], &[0x60; 30], &[]] {
+        assert_eq!(leave(packet, mark(7), ETH0, |_, _| {}).verdict, DROP);
+    }
+}
+
+#[test]
+fn packet_of_another_network_namespace_is_left_alone() {
+    let from = |inode| {
+        let mut after = leave(&udp4(FAR), mark(7), ETH0, |world, skb| {
+            let socket = socket_in(world, inode);
+            set_socket(skb, socket);
+        });
+        (after.verdict, counters(&mut after.world, 7).refused)
+    };
+
+    assert_eq!(from(NETNS_INODE), (DROP, 1));
+    assert_eq!(from(NETNS_INODE + 1), (PASS, 0));
+}
+
+#[test]
+fn packet_whose_namespace_cannot_be_read_is_taken_for_ours() {
+    // A socket whose pointer to the namespace leads nowhere.
+    let after = leave(&udp4(FAR), mark(7), ETH0, |world, skb| {
+        let socket = world.block(&[0; 512]);
+        set_socket(skb, socket);
+    });
+    assert_eq!(after.verdict, DROP);
+
+    // A socket that cannot be read itself.
+    let after = leave(&udp4(FAR), mark(7), ETH0, |_, skb| {
+        set_socket(skb, 0xdead_0000);
+    });
+    assert_eq!(after.verdict, DROP);
+}
+
+#[test]
+fn arriving_packet_is_counted_on_the_tunnel_of_its_policy_only() {
+    let received = |mark, device| {
+        let mut after = arrive(mark, device, |_, _| {});
+        assert_eq!(after.verdict, PASS);
+        counters(&mut after.world, 7).rx_packets
+    };
+
+    assert_eq!(received(mark(7), WG0), 1);
+    assert_eq!(received(mark(7), ETH0), 0);
+    assert_eq!(received(mark(7), LOOPBACK), 0);
+    assert_eq!(received(0, WG0), 0);
+}
+
+#[test]
+fn packet_of_a_shared_tunnel_counts_for_the_policy_of_the_socket_that_gets_it() {
+    let share = |world: &mut World| {
+        set_policy(world, 7, Policy::tunnel(WG0).shared());
+        set_policy(world, 8, Policy::tunnel(WG0).shared());
+    };
+    let mut after = arrive(mark(7), WG0, |world, skb| {
+        share(world);
+        let mut socket = context::sock();
+        socket.mark = mark(8);
+        // SAFETY: integers only.
+        let bytes = unsafe {
+            std::slice::from_raw_parts(std::ptr::from_ref(&socket).cast(), size_of_val(&socket))
+        };
+        let socket = world.block(bytes);
+        set_socket(skb, socket);
+    });
+    assert_eq!(counters(&mut after.world, 8).rx_packets, 1);
+    assert_eq!(counters(&mut after.world, 7).rx_packets, 0);
+
+    let mut after = arrive(mark(7), WG0, |world, _| share(world));
+    assert_eq!(counters(&mut after.world, 7).rx_packets, 0);
+}

@@ -1,0 +1,140 @@
+//! Running a program of the object on a world of the test's making.
+
+use std::{
+    env, fs,
+    sync::{LazyLock, Mutex},
+};
+
+use lockne_abi::{Config, Counters, MarkField, PROCESSES_PER_PAGE, Policy, name};
+use lockne_interpreter::{Object, Packet, World, context::Context, coverage::Coverage};
+
+/// The namespace that the daemon serves.
+pub(crate) const NETNS_COOKIE: u64 = 77;
+pub(crate) const NETNS_INODE: u32 = 0xf000_0001;
+
+/// Where this imagined kernel keeps what; the real offsets come from its BTF.
+pub(crate) const CONFIG: Config = Config {
+    netns_cookie: NETNS_COOKIE,
+    netns_inode: NETNS_INODE,
+    mark_shift: MarkField::DEFAULT.shift(),
+    max_processes: 8 * PROCESSES_PER_PAGE,
+    task_tgid: 16,
+    task_pid: 20,
+    task_signal: 24,
+    signal_live: 4,
+    sock_net: 48,
+    net_inode: 12,
+    has_set_retval: 1,
+};
+
+/// A mark of policy `id`, with bits of somebody else.
+pub(crate) fn mark(id: u8) -> u32 {
+    MarkField::DEFAULT.mark(id) | OTHERS
+}
+
+/// wg-quick's own mark.
+pub(crate) const OTHERS: u32 = 0xca6c;
+
+static OBJECT: LazyLock<Object> = LazyLock::new(|| {
+    let bytes = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lockne.bpf.o"));
+    let pages = CONFIG.max_processes / PROCESSES_PER_PAGE;
+    Object::parse_with(
+        bytes,
+        &[(name::CONFIG, bytes_of(&CONFIG))],
+        &[(name::PROCESSES, pages)],
+    )
+    .unwrap()
+});
+
+static COVERAGE: Mutex<Option<Coverage>> = Mutex::new(None);
+
+/// What came of a run.
+pub(crate) struct Outcome<C> {
+    pub(crate) verdict: u32,
+    pub(crate) context: C,
+    pub(crate) world: World,
+}
+
+/// Runs the program `name` on what `prepare` makes; `frame` is the packet, for hooks that have one.
+pub(crate) fn run<C: Context>(
+    name: &str,
+    frame: &[u8],
+    prepare: impl Fn(&mut World, &Packet) -> C,
+) -> Outcome<C> {
+    let program = OBJECT.program(name).unwrap();
+    let fresh = || {
+        let packet = Packet::new(frame)?;
+        let mut world = OBJECT.world();
+        world.netns_cookie = NETNS_COOKIE;
+        let context = prepare(&mut world, &packet);
+        Ok((world, context, packet))
+    };
+    let (mut world, mut context, mut packet) = fresh().unwrap();
+    let verdict = program.run(&mut world, &mut context, &mut packet).unwrap();
+    if let Some(path) = env::var_os("LOCKNE_LCOV") {
+        let mut coverage = COVERAGE.lock().unwrap();
+        let coverage = coverage.get_or_insert_default();
+        coverage.add(&program, fresh).unwrap();
+        fs::write(path, coverage.lcov("lockne").to_string()).unwrap();
+    }
+    Outcome {
+        verdict,
+        context,
+        world,
+    }
+}
+
+/// Sets the policy `id`.
+pub(crate) fn set_policy(world: &mut World, id: u8, policy: Policy) {
+    let key = u32::from(id).to_ne_bytes();
+    assert!(world.map(name::POLICIES).set(&key, bytes_of(&policy)));
+}
+
+/// Puts process `pid` under policy `id`, as fork or the daemon does.
+pub(crate) fn set_process(world: &mut World, pid: u32, id: u8) {
+    let key = (pid / PROCESSES_PER_PAGE).to_ne_bytes();
+    let processes = world.map(name::PROCESSES);
+    let mut page = processes.get(&key).unwrap().to_vec();
+    page[(pid % PROCESSES_PER_PAGE) as usize] = id;
+    assert!(processes.set(&key, &page));
+}
+
+/// The policy of process `pid`, or 0.
+pub(crate) fn process(world: &mut World, pid: u32) -> u8 {
+    let key = (pid / PROCESSES_PER_PAGE).to_ne_bytes();
+    let page = world.map(name::PROCESSES).get(&key).unwrap();
+    page[(pid % PROCESSES_PER_PAGE) as usize]
+}
+
+/// What was counted under policy `id`.
+pub(crate) fn counters(world: &mut World, id: u8) -> Counters {
+    let key = u32::from(id).to_ne_bytes();
+    let bytes = world.map(name::COUNTERS).get(&key).unwrap();
+    let words: Vec<u64> = bytes
+        .chunks_exact(8)
+        .map(|word| u64::from_ne_bytes(word.try_into().unwrap()))
+        .collect();
+    let [tx_packets, tx_bytes, rx_packets, rx_bytes, refused] = words.try_into().unwrap();
+    Counters {
+        tx_packets,
+        tx_bytes,
+        rx_packets,
+        rx_bytes,
+        refused,
+    }
+}
+
+/// The bytes of what crosses into the kernel.
+pub(crate) fn bytes_of<T: aya::Pod>(value: &T) -> &[u8] {
+    // SAFETY: `Pod` has no padding.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// An address in the world, as contexts have it.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "an address of this process"
+)]
+pub(crate) fn pointer<T>(address: u64) -> *mut T {
+    std::ptr::with_exposed_provenance_mut(address as usize)
+}

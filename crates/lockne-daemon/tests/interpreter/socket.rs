@@ -1,0 +1,73 @@
+//! `mark_socket`: what becomes of a new socket.
+
+use lockne_abi::name;
+use lockne_interpreter::{World, context};
+
+use crate::run::{CONFIG, OTHERS, Outcome, counters, mark, run, set_process};
+
+const ALLOW: u32 = 1;
+const REFUSE: u32 = 0;
+
+const CURL: u32 = 100;
+const TCP: u32 = 6;
+const MPTCP: u32 = 262;
+
+/// Lets process `pid` make a socket; `CURL` is under policy 7.
+fn create(
+    pid: u32,
+    protocol: u32,
+    prepare: impl Fn(&mut World),
+) -> Outcome<aya_ebpf::bindings::bpf_sock> {
+    run(name::MARK_SOCKET, &[], |world, _| {
+        set_process(world, CURL, 7);
+        world.process = pid;
+        prepare(world);
+        let mut socket = context::sock();
+        (socket.protocol, socket.mark) = (protocol, OTHERS);
+        socket
+    })
+}
+
+#[test]
+fn socket_of_a_policed_process_gets_the_mark_and_keeps_the_bits_of_others() {
+    let after = create(CURL, TCP, |_| {});
+
+    assert_eq!((after.verdict, after.context.mark), (ALLOW, mark(7)));
+}
+
+#[test]
+fn socket_of_any_other_process_is_not_touched() {
+    for pid in [1, CURL - 1, CURL + 1] {
+        let after = create(pid, TCP, |_| {});
+
+        assert_eq!((after.verdict, after.context.mark), (ALLOW, OTHERS));
+    }
+}
+
+#[test]
+fn socket_in_another_network_namespace_is_not_touched() {
+    let after = create(CURL, TCP, |world| world.netns_cookie += 1);
+
+    assert_eq!((after.verdict, after.context.mark), (ALLOW, OTHERS));
+}
+
+#[test]
+fn multipath_tcp_is_refused_with_the_errno_on_which_programs_fall_back() {
+    let mut after = create(CURL, MPTCP, |_| {});
+
+    assert_eq!((after.verdict, after.world.retval), (REFUSE, Some(-93)));
+    assert_eq!(counters(&mut after.world, 7).refused, 1);
+    assert_eq!(create(1, MPTCP, |_| {}).verdict, ALLOW);
+}
+
+#[test]
+fn process_beyond_the_table_is_free_until_a_policed_child_was_lost_there() {
+    let beyond = CONFIG.max_processes;
+    assert_eq!(create(beyond, TCP, |_| {}).verdict, ALLOW);
+
+    let after = create(beyond, TCP, |world| {
+        let flag = world.map(name::OVERFLOW);
+        assert!(flag.set(&0_u32.to_ne_bytes(), &1_u32.to_ne_bytes()));
+    });
+    assert_eq!(after.verdict, REFUSE);
+}

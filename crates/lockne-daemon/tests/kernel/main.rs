@@ -1,0 +1,67 @@
+//! The kernel programs at work, each test in network namespaces of its own.
+//!
+//! Needs root. Without it, each test is reported as ignored.
+
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    unreachable_pub,
+    reason = "all of this is a test, and nothing outside can name what is in it"
+)]
+
+mod family;
+mod guard;
+mod lifetime;
+mod mark;
+mod probe;
+mod remark;
+mod stamp;
+mod world;
+
+use std::{env, process::ExitCode, thread};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A list of tests under their own names.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident,)*) => {
+        pub const TESTS: &[(&str, fn())] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+fn main() -> ExitCode {
+    if env::args().nth(1).as_deref() == Some("probe") {
+        return probe::main();
+    }
+    let arguments = Arguments::from_args();
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        eprintln!("ignored: the kernel tests need root");
+    }
+    let modules = [
+        ("mark", mark::TESTS),
+        ("remark", remark::TESTS),
+        ("family", family::TESTS),
+        ("guard", guard::TESTS),
+        ("stamp", stamp::TESTS),
+        ("lifetime", lifetime::TESTS),
+    ];
+    let trials = modules
+        .into_iter()
+        .flat_map(|(module, tests)| tests.iter().map(move |test| (module, test)))
+        .map(|(module, (name, test))| {
+            Trial::test(format!("{module}::{name}"), || run(*test)).with_ignored_flag(!is_root)
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Runs a test on a thread that ends with it, because it changes the namespace of its thread.
+fn run(test: fn()) -> Result<(), Failed> {
+    thread::spawn(test).join().map_err(|panic| {
+        let owned = panic.downcast_ref::<String>().map(String::as_str);
+        let message = owned.or_else(|| panic.downcast_ref::<&str>().copied());
+        Failed::from(message.unwrap_or("the test panicked"))
+    })
+}

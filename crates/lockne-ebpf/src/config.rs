@@ -1,0 +1,55 @@
+//! What the daemon said when it loaded the programs.
+//!
+//! The loader freezes `.rodata`, so the verifier takes every value for a constant: offsets are checked
+//! against the kernel's types, and branches that this kernel cannot run are cut off before they are
+//! looked at.
+
+use core::ptr::read_volatile;
+
+use lockne_abi::{Config, MarkField};
+
+#[unsafe(no_mangle)]
+static CONFIG: Config = Config {
+    netns_cookie: 0,
+    netns_inode: 0,
+    mark_shift: 0,
+    max_processes: 0,
+    task_tgid: 0,
+    task_pid: 0,
+    task_signal: 0,
+    signal_live: 0,
+    sock_net: 0,
+    net_inode: 0,
+    has_set_retval: 0,
+};
+
+macro_rules! fields {
+    ($($name:ident: $type:ty,)*) => {$(
+        #[inline(always)]
+        pub(crate) fn $name() -> $type {
+            // SAFETY: a valid, aligned static. Volatile, because the loader changes what the compiler
+            // would fold.
+            unsafe { read_volatile(&raw const CONFIG.$name) }
+        }
+    )*};
+}
+
+fields! {
+    netns_cookie: u64,
+    netns_inode: u32,
+    mark_shift: u32,
+    max_processes: u32,
+    task_tgid: u32,
+    task_pid: u32,
+    task_signal: u32,
+    signal_live: u32,
+    sock_net: u32,
+    net_inode: u32,
+    has_set_retval: u32,
+}
+
+/// The bits of the mark that are ours.
+#[inline(always)]
+pub(crate) fn field() -> MarkField {
+    MarkField::new(mark_shift()).unwrap_or(MarkField::DEFAULT)
+}

@@ -1,0 +1,116 @@
+//! `tp_btf/sched_process_fork` and `sched_process_exit`: children inherit, and the dead are forgotten.
+//!
+//! The fork hook runs before the child does, so there is no race. The loads are typed: the verifier
+//! checks the offsets against the kernel's own types, no helper is called, and lockdown does not
+//! matter. Both hooks may run twice for one event while a daemon replaces another. Needs Linux 5.5.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+
+use crate::{
+    config, map,
+    process::{self, Standing},
+};
+
+/// Gives a child the policy of its parent, or none.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub(crate) fn follow_fork(ctx: BtfTracePointContext) -> i32 {
+    let parent: *const u8 = ctx.arg(0);
+    let child: *const u8 = ctx.arg(1);
+    let child = Task::of(child);
+    if !child.is_process() {
+        return 0;
+    }
+    match (
+        process::of(Task::of(parent).tgid),
+        process::record(child.tgid),
+    ) {
+        (Standing::Policed(id), Some(record)) => {
+            set(record, id);
+            map::count_fork();
+        }
+        (Standing::Policed(_), None) => process::overflow(),
+        // The id may have belonged to another process before.
+        (_, Some(record)) => set(record, 0),
+        (_, None) => {}
+    }
+    0
+}
+
+/// Forgets a process when its last thread ends.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub(crate) fn forget_exit(ctx: BtfTracePointContext) -> i32 {
+    let task: *const u8 = ctx.arg(0);
+    // SAFETY: the kernel passes a valid task.
+    let signal: *const u8 = unsafe { load(task, config::task_signal()) };
+    if signal.is_null() {
+        return 0;
+    }
+    // Not the end of the leader: it may end before its threads.
+    // SAFETY: a task's signal struct lives as long as the task.
+    let live: i32 = unsafe { load(signal, config::signal_live()) };
+    if live == 0
+        && let Some(record) = process::record(Task::of(task).tgid)
+    {
+        set(record, 0);
+    }
+    0
+}
+
+/// The ids of a task, as the initial PID namespace counts them.
+#[derive(Clone, Copy)]
+struct Task {
+    tgid: u32,
+    pid: u32,
+}
+
+impl Task {
+    #[inline(always)]
+    fn of(task: *const u8) -> Self {
+        // SAFETY: the kernel passes valid tasks.
+        unsafe {
+            Self {
+                tgid: load(task, config::task_tgid()),
+                pid: load(task, config::task_pid()),
+            }
+        }
+    }
+
+    /// Whether this is the first thread of a process.
+    #[inline(always)]
+    fn is_process(self) -> bool {
+        self.tgid == self.pid
+    }
+}
+
+/// Writes only what changes: most processes have no policy, and their bytes share cache lines.
+#[inline(always)]
+fn set(record: *mut u8, id: u8) {
+    // SAFETY: the map's own memory; the daemon changes it by single bytes only.
+    unsafe {
+        if record.read_volatile() != id {
+            record.write_volatile(id);
+        }
+    }
+}
+
+/// Loads a member of a kernel struct.
+///
+/// # Safety
+///
+/// `base` must point to a struct that has a `T` at byte `offset`.
+#[inline(always)]
+unsafe fn load<T: Copy>(base: *const u8, offset: u32) -> T {
+    // SAFETY: by the caller's promise. Volatile: the offset has to stay one the verifier can follow.
+    unsafe { base.add(offset as usize).cast::<T>().read_volatile() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thread_is_not_a_process() {
+        assert!(Task { tgid: 7, pid: 7 }.is_process());
+        assert!(!Task { tgid: 7, pid: 8 }.is_process());
+    }
+}
