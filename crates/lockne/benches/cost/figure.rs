@@ -1,0 +1,77 @@
+//! What was measured against what was wanted.
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+/// One measured quantity.
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+    /// The most that it should be.
+    pub(crate) goal: Option<f64>,
+    pub(crate) values: Vec<f64>,
+}
+
+impl Figure {
+    fn sorted(&self) -> Result<Vec<f64>> {
+        let mut values = self.values.clone();
+        values.sort_by(f64::total_cmp);
+        values
+            .first()
+            .with_context(|| format!("nothing measured for `{}`", self.name))?;
+        Ok(values)
+    }
+
+    fn verdict(&self, median: f64) -> &'static str {
+        match self.goal {
+            Some(goal) if median <= goal => "met",
+            Some(_) => "MISSED",
+            None => "",
+        }
+    }
+
+    /// A line of the table.
+    pub(crate) fn line(&self) -> Result<String> {
+        let values = self.sorted()?;
+        let median = median(&values);
+        let goal = self.goal.map_or(String::new(), |goal| goal.to_string());
+        Ok(format!(
+            "{:<42} {:>9.2} {:>9.2} {:>9.2} {:>4} {:>6} {:<3} {}",
+            self.name,
+            median,
+            values[0],
+            values[values.len() - 1],
+            values.len(),
+            goal,
+            self.unit,
+            self.verdict(median)
+        ))
+    }
+
+    pub(crate) fn json(&self) -> Result<Value> {
+        let values = self.sorted()?;
+        let median = median(&values);
+        Ok(json!({
+            "name": self.name,
+            "unit": self.unit,
+            "median": median,
+            "min": values[0],
+            "max": values[values.len() - 1],
+            "rounds": values.len(),
+            "goal": self.goal,
+            "met": self.goal.map(|goal| median <= goal),
+        }))
+    }
+}
+
+/// The heads of the columns of [`Figure::line`].
+pub(crate) fn heading() -> String {
+    format!(
+        "{:<42} {:>9} {:>9} {:>9} {:>4} {:>6}",
+        "", "median", "min", "max", "n", "goal"
+    )
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2])
+}

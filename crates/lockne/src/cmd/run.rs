@@ -1,0 +1,152 @@
+//! `lockne run`: asks for a policy, then becomes the program.
+
+use std::{
+    env,
+    ffi::OsStr,
+    io,
+    os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use hyper::Method;
+use lockne_core::{
+    api,
+    policy::{Action, Terms},
+    tunnel::TunnelName,
+};
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
+use crate::{
+    cli::{Place, Run},
+    client::Client,
+    cmd::tunnel,
+    failure::{self, Failure},
+    output, sigpipe,
+};
+
+/// Runs the program. Returns only if that failed.
+pub(crate) fn run(place: &Place, args: &Run) -> Failure {
+    match prepare(place, args) {
+        Ok(path) => become_program(&path, args),
+        Err(failure) => failure,
+    }
+}
+
+/// Does all that can fail before the program, and returns its path.
+fn prepare(place: &Place, args: &Run) -> failure::Result<PathBuf> {
+    let ours = |failure: Failure| failure.code(failure::RUN_FAILED);
+    let path = find(&args.program[0])?;
+    let client = Client::new(place).map_err(ours)?;
+    let (action, tunnel) = action(args).map_err(ours)?;
+    let request = api::Run {
+        tunnel,
+        terms: Terms {
+            action,
+            lan: args.lan.iter().copied().collect(),
+        },
+    };
+    let running: api::Running = client
+        .ask_or_start("waiting for the daemon", Method::POST, "/v1/run", &request)
+        .map_err(|failure| ours(point_to_file(failure, &request.terms.action)))?;
+    for notice in &running.notices {
+        output::notice(notice);
+    }
+    Ok(path)
+}
+
+/// What the arguments say, with the tunnel to bring up for it.
+fn action(args: &Run) -> failure::Result<(Action, Option<api::TunnelUp>)> {
+    match &args.action.via {
+        None if args.action.direct => Ok((Action::Direct, None)),
+        None => Ok((Action::Block, None)),
+        Some(via)
+            if via.contains('/') || Path::new(via).extension() == Some(OsStr::new("conf")) =>
+        {
+            let request = tunnel::request(
+                Path::new(via),
+                None,
+                args.allow_hooks,
+                api::Lifetime::UntilLastJob,
+            )?;
+            Ok((Action::Via(request.name.clone()), Some(request)))
+        }
+        Some(via) => via
+            .parse::<TunnelName>()
+            .map(|name| (Action::Via(name), None))
+            .map_err(|error| Failure::new("this cannot be a tunnel").because(&error)),
+    }
+}
+
+/// Names the file that may have been meant by a tunnel which there is not.
+fn point_to_file(failure: Failure, action: &Action) -> Failure {
+    let Action::Via(name) = action else {
+        return failure;
+    };
+    let places = ["./", "/etc/wireguard/"];
+    let files = places.map(|place| format!("{place}{name}.conf"));
+    match files.iter().find(|file| Path::new(file).is_file()) {
+        Some(file) if failure.is_unknown_name() => {
+            failure.hint(format!("for the wg-quick file, say `--via {file}`"))
+        }
+        _ => failure,
+    }
+}
+
+/// Finds the program first, so that a mistyped name changes nothing.
+///
+/// A path stays as it was typed: a script sees it as its `$0`.
+fn find(program: &OsStr) -> failure::Result<PathBuf> {
+    let shown = program.display();
+    let missing = || {
+        let hint = "is it spelt right, and in a directory of PATH? Else give its full path";
+        Failure::new(format!("there is no program `{shown}`"))
+            .hint(hint)
+            .code(failure::NOT_FOUND)
+    };
+    let cannot_execute =
+        || Failure::new(format!("`{shown}` cannot be executed")).code(failure::CANNOT_EXECUTE);
+    if !program.as_bytes().contains(&b'/') {
+        return which::which(program).map_err(|_| {
+            let path = env::var_os("PATH").unwrap_or_default();
+            match env::split_paths(&path)
+                .map(|it| it.join(program))
+                .find(|it| it.is_file())
+            {
+                Some(file) if !program.is_empty() => {
+                    cannot_execute().why(format!("`{}` is not executable", file.display()))
+                }
+                _ => missing(),
+            }
+        });
+    }
+    let path = Path::new(program);
+    match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(cannot_execute().because(&error))
+        }
+        Err(_) => Err(missing()),
+        Ok(file) if file.is_dir() => Err(cannot_execute().why("it is a directory")),
+        Ok(_) => match accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
+            Ok(()) => Ok(path.to_owned()),
+            Err(errno) => Err(cannot_execute()
+                .because(&io::Error::from(errno))
+                .hint(format!("`chmod +x {shown}` if it is a program"))),
+        },
+    }
+}
+
+fn become_program(path: &Path, args: &Run) -> Failure {
+    let mut command = Command::new(path);
+    command.arg0(&args.program[0]).args(&args.program[1..]);
+    sigpipe::keep(&mut command);
+    let error = command.exec();
+    let failure = Failure::new(format!("cannot execute `{}`", path.display()));
+    if error.kind() == io::ErrorKind::NotFound {
+        return failure
+            .why("the interpreter or loader that it names is missing")
+            .code(failure::NOT_FOUND);
+    }
+    failure.because(&error).code(failure::CANNOT_EXECUTE)
+}

@@ -1,0 +1,29 @@
+//! `lockne`: each application gets the tunnel its user chose.
+//!
+//! Parses, runs, prints the error, picks the exit code. Nothing else.
+
+mod cli;
+mod client;
+mod cmd;
+mod failure;
+mod output;
+mod sigpipe;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    // The demo's programs are this very one, in the role of a guest.
+    if let Some(code) = lockne_lab::probe::run_if_asked() {
+        return code;
+    }
+    let cli = cli::Cli::parse();
+    match cmd::execute(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.print();
+            failure.exit_code()
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The command line as its user meets it.
+//!
+//! What needs root counts as ignored without it, and says why.
+
+#![allow(
+    clippy::format_push_string,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test, which clippy does not see without the usual harness"
+)]
+
+mod control;
+mod errors;
+mod help;
+mod output;
+mod place;
+mod program;
+mod secret;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+use lockne_lab::Namespace;
+
+/// Tests by name.
+type Tests = &'static [(&'static str, fn())];
+
+/// The tests of a module, by name.
+macro_rules! tests {
+    ($list:ident: $($name:ident),* $(,)?) => {
+        pub(crate) const $list: crate::Tests = &[$((stringify!($name), $name as fn())),*];
+    };
+}
+pub(crate) use tests;
+
+fn main() -> ExitCode {
+    let missing = Namespace::create("trial").err();
+    if let Some(error) = &missing {
+        eprintln!("the tests in a namespace are ignored: {error}");
+    }
+    let anywhere = [
+        ("help", help::TESTS),
+        ("errors", errors::TESTS),
+        ("secret", secret::TESTS),
+    ];
+    let rooted = [
+        ("control", control::ROOTED),
+        ("errors", errors::ROOTED),
+        ("output", output::ROOTED),
+        ("program", program::ROOTED),
+        ("secret", secret::ROOTED),
+    ];
+    let trials = |modules: &[(&str, Tests)], ignored: bool| {
+        let tests = modules.iter().flat_map(|(module, tests)| {
+            tests
+                .iter()
+                .map(move |(name, test)| (format!("{module}::{name}"), *test))
+        });
+        let trials = tests.map(|(name, test)| {
+            let run = move || {
+                test();
+                Ok(())
+            };
+            Trial::test(name, run).with_ignored_flag(ignored)
+        });
+        trials.collect::<Vec<_>>()
+    };
+    let mut all = trials(&anywhere, false);
+    all.extend(trials(&rooted, missing.is_some()));
+    libtest_mimic::run(&Arguments::from_args(), all).exit_code()
+}

@@ -1,0 +1,38 @@
+//! The leak contract names tests; each of them must be there.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+#[test]
+fn every_test_that_the_contract_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let contract = fs::read_to_string(root.join("docs/leaks.md")).unwrap();
+    let places = [
+        ("kernel/", "crates/lockne-daemon/tests/kernel"),
+        ("plan/", "crates/lockne-core/src/plan"),
+        ("", "crates/lockne/tests/lab"),
+    ];
+
+    let named: BTreeSet<&str> = contract
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| word.contains("::") || word.starts_with("plan/"))
+        .collect();
+    assert!(named.len() > 30, "the contract names only {named:?}");
+    for name in named {
+        let mut places = places.iter();
+        let (prefix, place) = places.find(|(prefix, _)| name.starts_with(prefix)).unwrap();
+        let test = &name[prefix.len()..];
+        let (module, function) = test.split_once("::").unwrap_or(("*", test));
+        let texts = fs::read_dir(root.join(place)).unwrap().filter_map(|entry| {
+            let path = entry.unwrap().path();
+            let is_meant = module == "*" || path.file_stem().is_some_and(|stem| stem == module);
+            is_meant.then(|| fs::read_to_string(path).unwrap())
+        });
+        let head = format!("fn {function}(");
+        assert!(
+            texts.into_iter().any(|text| text.contains(&head)),
+            "there is no test `{name}`"
+        );
+    }
+}

@@ -1,0 +1,56 @@
+//! lockne itself, on a small internet: real programs, real tunnels, and packets counted on the home link.
+//!
+//! Needs root; without it each test counts as ignored, and says why.
+
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test, which clippy does not see without the usual harness"
+)]
+
+mod action;
+mod counter;
+mod family;
+mod fault;
+mod footprint;
+mod hole;
+mod home;
+mod network;
+mod older;
+mod path;
+mod peer;
+mod survival;
+mod tool;
+mod way;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+use lockne_lab::{Namespace, probe};
+
+pub(crate) use tool::tests;
+
+fn main() -> ExitCode {
+    if let Some(code) = probe::run_if_asked() {
+        return code;
+    }
+    let obstacle = Namespace::create("trial").err();
+    let obstacle = obstacle.map(|error| error.to_string());
+    let modules = [
+        ("action", action::TESTS),
+        ("counter", counter::TESTS),
+        ("family", family::TESTS),
+        ("fault", fault::TESTS),
+        ("hole", hole::TESTS),
+        ("network", network::TESTS),
+        ("older", older::TESTS),
+        ("path", path::TESTS),
+        ("peer", peer::TESTS),
+        ("survival", survival::TESTS),
+    ];
+    let tests = modules
+        .into_iter()
+        .flat_map(|(module, tests)| tests.iter().map(move |test| (module, test)));
+    let trials = tests.map(|(module, test)| tool::trial(module, test, obstacle.as_deref()));
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}

@@ -1,0 +1,175 @@
+//! Changes that others make to the network.
+
+use lockne_lab::{
+    internet::ReversePathFilter,
+    link::Link,
+    probe::{Action, Outcome, Running, SocketFrom},
+};
+
+use crate::{
+    home::{Daemon, Home, wait_until},
+    tests,
+    way::{self, ORIGIN, PLAIN, assert_arrives, probe},
+};
+
+tests! {
+    routes_of_a_hostile_network_change_nothing,
+    rules_put_ahead_leak_nothing_and_are_overtaken,
+    vpn_that_takes_everything_is_overtaken_by_direct_programs,
+    flushed_table_leaks_nothing_and_is_filled_again,
+    deleted_rules_leak_nothing_and_come_back,
+    daemon_that_runs_heals_by_itself,
+}
+
+/// As CVE-2024-3661 (`TunnelVision`) makes them by DHCP.
+fn routes_of_a_hostile_network_change_nothing() {
+    let home = Home::with_tunnels();
+    home.ip("-4 route add 0.0.0.0/1 via 192.0.2.1 dev eth0");
+    home.ip("-4 route add 128.0.0.0/1 via 192.0.2.1 dev eth0");
+    home.ip("-4 route add 203.0.113.10/32 via 192.0.2.1 dev eth0");
+    home.ip("-6 route add ::/1 via 2001:db8:2::1 dev eth0");
+    home.ip("-6 route add 2001:db8:113::10/128 via 2001:db8:2::1 dev eth0");
+
+    assert_arrives(
+        &home,
+        ["--via", "a"],
+        ORIGIN,
+        way::client(&home.lab.provider_a),
+    );
+
+    home.assert_no_leak();
+}
+
+/// A home with programs that wait under a policy, whose tunnel needs no daemon.
+struct Waiting {
+    programs: Vec<(Running, Action)>,
+    daemon: Daemon,
+    _link: Link,
+    home: Home,
+}
+
+impl Waiting {
+    fn new() -> Self {
+        let home = Home::new();
+        let link = home
+            .lab
+            .add_plain_tunnel("corp0", ReversePathFilter::Off)
+            .unwrap();
+        let daemon = home.daemon();
+        let programs = [
+            Action::Tcp,
+            Action::UdpConnected,
+            Action::UdpUnconnected,
+            Action::RawPing,
+        ];
+        let programs = programs.into_iter().flat_map(|action| {
+            ORIGIN.map(|to| {
+                let probe = probe(action, to)
+                    .on(SocketFrom::AfterGo)
+                    .waiting(std::time::Duration::from_millis(300));
+                let mut running = home.start(["--via", "corp0"], &probe);
+                running.wait_until_ready().unwrap();
+                (running, action)
+            })
+        });
+        Self {
+            programs: programs.collect(),
+            daemon,
+            _link: link,
+            home,
+        }
+    }
+
+    /// Fails if anything leaks after `change`, while no daemon runs; or if a new daemon does not bring
+    /// the traffic back.
+    fn assert_held_and_healed(self, change: impl FnOnce(&Home)) {
+        let Self {
+            programs,
+            daemon,
+            _link,
+            home,
+        } = self;
+        daemon.kill();
+        change(&home);
+        for (mut running, action) in programs {
+            running.go().unwrap();
+            let report = running.finish().unwrap();
+            assert!(
+                !matches!(report.outcome, Outcome::Answered { .. }),
+                "{action:?}: {report:?}"
+            );
+        }
+        home.assert_no_leak();
+        assert_eq!(home.lab.origin.seen(), []);
+
+        let _daemon = home.daemon();
+        assert_arrives(&home, ["--via", "corp0"], ORIGIN, PLAIN);
+        home.assert_no_leak();
+    }
+}
+
+fn rules_put_ahead_leak_nothing_and_are_overtaken() {
+    // Without a preference they get one before all others.
+    Waiting::new().assert_held_and_healed(|home| home.ip_both("rule add table main"));
+}
+
+fn flushed_table_leaks_nothing_and_is_filled_again() {
+    Waiting::new().assert_held_and_healed(|home| {
+        home.ip_both("route flush table 108001");
+    });
+}
+
+fn deleted_rules_leak_nothing_and_come_back() {
+    Waiting::new().assert_held_and_healed(|home| {
+        home.ip_both("rule del pref 101");
+        home.ip_both("rule del pref 102");
+        home.ip_both("route flush table 108001");
+    });
+}
+
+fn vpn_that_takes_everything_is_overtaken_by_direct_programs() {
+    let home = Home::new();
+    let _link = home
+        .lab
+        .add_plain_tunnel("vpn0", ReversePathFilter::Off)
+        .unwrap();
+    let _daemon = home.daemon();
+    assert_arrives(&home, ["--direct"], ORIGIN, way::HOME);
+
+    // As wg-quick does it, after lockne.
+    home.ip_both("route add default dev vpn0 table 51820");
+    home.ip_both("rule add not fwmark 0xca6c table 51820");
+    home.ip_both("rule add table main suppress_prefixlength 0");
+
+    for to in ORIGIN {
+        wait_until("the direct program is past the VPN", || {
+            let report = home.run(["--direct"], &probe(Action::UdpUnconnected, to));
+            let saw = way::of_family(way::HOME, to);
+            matches!(report.outcome, Outcome::Answered { saw: Some(it) } if it.ip() == saw)
+        });
+    }
+    assert_arrives(&home, ["--direct"], ORIGIN, way::HOME);
+}
+
+fn daemon_that_runs_heals_by_itself() {
+    let home = Home::with_tunnels();
+    let tunnel = way::client(&home.lab.provider_a);
+    assert_arrives(&home, ["--via", "a"], ORIGIN, tunnel);
+    let changes: [fn(&Home); 4] = [
+        |home| home.ip_both("route flush table 108001"),
+        |home| home.ip_both("rule del pref 102"),
+        |home| home.ip_both("rule del pref 101"),
+        |home| home.ip_both("rule add table main"),
+    ];
+    for change in changes {
+        change(&home);
+        for to in ORIGIN {
+            wait_until("the tunnel is back", || {
+                let report = home.run(["--via", "a"], &probe(Action::Tcp, to));
+                matches!(report.outcome, Outcome::Answered { .. })
+            });
+        }
+        assert_arrives(&home, ["--via", "a"], ORIGIN, tunnel);
+        home.assert_no_leak();
+    }
+}
