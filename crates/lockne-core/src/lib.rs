@@ -5,5 +5,6 @@
 pub mod api;
 pub mod plan;
 pub mod policy;
+pub mod rule;
 pub mod tunnel;
 pub mod wgquick;
