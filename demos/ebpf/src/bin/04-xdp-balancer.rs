@@ -69,7 +69,7 @@ fn choose(ctx: &XdpContext) -> Option<u32> {
     Some(hash(&ip.source, source_port) % BACKENDS)
 }
 
-/// FNV-1a over who the client is, then the end of MurmurHash3: FNV alone leaves clients with neighbouring ports,
+/// FNV-1a over who the client is, then the end of `MurmurHash3`: FNV alone leaves clients with neighbouring ports,
 /// as one machine's are, on the same side.
 #[inline(always)]
 fn hash(source: &[u8; 16], port: u16) -> u32 {
