@@ -10,6 +10,7 @@
 
 mod action;
 mod counter;
+mod escape;
 mod family;
 mod fault;
 mod footprint;
@@ -31,7 +32,7 @@ use lockne_lab::{Namespace, probe};
 pub(crate) use tool::tests;
 
 fn main() -> ExitCode {
-    if let Some(code) = probe::run_if_asked() {
+    if let Some(code) = probe::run_if_asked().or_else(lockne_lab::escape::run_if_asked) {
         return code;
     }
     let obstacle = Namespace::create("trial").err();
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     let modules = [
         ("action", action::TESTS),
         ("counter", counter::TESTS),
+        ("escape", escape::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
         ("hole", hole::TESTS),
