@@ -9,6 +9,11 @@
 //!     opens what is to be inherited             drops rights   ├── attempt ...
 //! ```
 
+#![allow(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method itself is not generic over the lifetime of what it is asked of"
+)]
+
 mod batch;
 mod header;
 mod helper;
@@ -276,13 +281,13 @@ impl Case {
         }
         let port = self.to.port();
         match ip.transport {
+            // The kernel answers by itself who calls before anybody listens.
+            Transport::Tcp { flags, .. } if flags.is_reset() => false,
             Transport::Udp {
                 source,
                 destination,
-            } => source == port || destination == port,
-            // The kernel answers by itself who calls before anybody listens.
-            Transport::Tcp { flags, .. } if flags.is_reset() => false,
-            Transport::Tcp {
+            }
+            | Transport::Tcp {
                 source,
                 destination,
                 ..

@@ -33,6 +33,10 @@ const PATIENCE: u32 = 10;
 const NOBODY: u32 = 65534;
 
 /// Ways out to try.
+#[expect(
+    clippy::unsafe_derive_deserialize,
+    reason = "its calls of the system rest on none of its fields"
+)]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Batch {
     /// With what rights; with those that there are, if it is not said.

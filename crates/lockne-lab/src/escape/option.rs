@@ -267,10 +267,8 @@ pub(super) const WAYS: &[Way] = &[
             let length = libc::socklen_t::try_from(size_of_val(&nobody)).expect("16 bytes");
             let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
             // SAFETY: the address is valid for its length.
-            check(
-                unsafe { libc::connect(fd, &raw const nobody, length) },
-                "connect",
-            )?;
+            let cut = unsafe { libc::connect(fd, &raw const nobody, length) };
+            check(cut, "connect")?;
             it.bind_device(&socket)?;
             it.send(&socket)
         },

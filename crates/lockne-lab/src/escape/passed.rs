@@ -9,7 +9,7 @@ use std::{
 use socket2::Socket;
 
 use super::{
-    Attempt, Result, Target, Way, Who,
+    Attempt, Family, Result, Target, Way, Who,
     helper::{Kind, Wish},
     raw,
     socket::{PAYLOAD, check},
@@ -17,8 +17,11 @@ use super::{
 };
 use crate::probe::Call;
 
+/// So many callers wait in line that the kernel need not answer them by `SYN` cookies, which belong to no
+/// socket.
+const ROOMY: i32 = 1024;
 /// How long somebody has to call.
-const CALLED_WITHIN: Duration = Duration::from_millis(1500);
+const CALLED_WITHIN: Duration = Duration::from_secs(3);
 const ROOTS: &[Who] = &[Who::RootWithoutNetAdmin, Who::Root];
 
 pub(super) const WAYS: &[Way] = &[
@@ -156,8 +159,7 @@ pub(super) const WAYS: &[Way] = &[
             let listener = it.tcp()?;
             listener.set_reuse_address(true).call("SO_REUSEADDR")?;
             listener.bind(&it.source(it.to.port())).call("bind")?;
-            listener.listen(1).call("listen")?;
-            accept(&listener)
+            accept(&listener, ROOMY)
         },
     )
     .to(Target::Caller)
@@ -166,15 +168,28 @@ pub(super) const WAYS: &[Way] = &[
         let listener = it.tcp()?;
         it.bind_device(&listener)?;
         listener.bind(&it.source(it.to.port())).call("bind")?;
-        listener.listen(1).call("listen")?;
-        accept(&listener)
+        accept(&listener, ROOMY)
     })
     .to(Target::Caller)
     .in_the_lab(),
     Way::new(
+        "accepted-cookie",
+        "the same while the line of callers is full, so that the kernel answers by `SYN` cookies",
+        |it| {
+            let listener = it.tcp()?;
+            it.bind_device(&listener)?;
+            listener.bind(&it.source(it.to.port())).call("bind")?;
+            accept(&listener, 1)
+        },
+    )
+    .to(Target::Caller)
+    .only(&[Family::V4])
+    .in_the_lab()
+    .open_for(&Who::ALL),
+    Way::new(
         "inherited-listener",
         "the same by a socket that listened before the policy",
-        |it| accept(&it.inherited()?),
+        |it| accept(&it.inherited()?, ROOMY),
     )
     .with(|it| {
         let listener = it.tcp()?;
@@ -185,9 +200,8 @@ pub(super) const WAYS: &[Way] = &[
     .in_the_lab(),
 ];
 
-fn accept(listener: &Socket) -> Result {
-    // Twice: what was only bound before the policy listens now.
-    listener.listen(1).call("listen")?;
+fn accept(listener: &Socket, backlog: i32) -> Result {
+    listener.listen(backlog).call("listen")?;
     listener.set_nonblocking(true).call("O_NONBLOCK")?;
     let deadline = Instant::now() + CALLED_WITHIN;
     loop {

@@ -144,10 +144,8 @@ pub(super) const WAYS: &[Way] = &[
             for place in [c"/sys", c"/run"] {
                 let (tmpfs, none) = (c"tmpfs".as_ptr(), std::ptr::null());
                 // SAFETY: strings that end; in a namespace of this process alone.
-                check(
-                    unsafe { libc::mount(tmpfs, place.as_ptr(), tmpfs, 0, none) },
-                    "mount",
-                )?;
+                let mounted = unsafe { libc::mount(tmpfs, place.as_ptr(), tmpfs, 0, none) };
+                check(mounted, "mount")?;
             }
             it.plain()
         },
@@ -219,7 +217,7 @@ pub(super) const WAYS: &[Way] = &[
 impl Attempt<'_> {
     fn arguments(&self, way: &str) -> [String; 3] {
         let mut case = self.case.clone();
-        case.way = way.to_owned();
+        way.clone_into(&mut case.way);
         let batch = Batch {
             who: None,
             scene: self.scene.clone(),
@@ -289,10 +287,8 @@ fn finish(child: i64, work: impl FnOnce() -> Result) -> Result {
     let child = libc::pid_t::try_from(child).expect("process ids are small");
     let mut status = 0;
     // SAFETY: waits for the child, and writes how it ended.
-    check(
-        unsafe { libc::waitpid(child, &raw mut status, libc::__WALL) },
-        "waitpid",
-    )?;
+    let ended = unsafe { libc::waitpid(child, &raw mut status, libc::__WALL) };
+    check(ended, "waitpid")?;
     match libc::WEXITSTATUS(status) {
         _ if !libc::WIFEXITED(status) => Err(io::Error::other("it was killed")).call("child"),
         0 => Ok(()),

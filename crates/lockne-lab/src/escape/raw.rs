@@ -190,18 +190,14 @@ fn own_device(it: &Attempt<'_>) -> Result {
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_ifru.ifru_flags = IFF_TUN_WITHOUT_INFO;
     // SAFETY: the request is valid, and the kernel writes the name into it.
-    check(
-        unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETIFF, &raw mut request) },
-        "TUNSETIFF",
-    )?;
+    let named = unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETIFF, &raw mut request) };
+    check(named, "TUNSETIFF")?;
     request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP).expect("a small number");
     let socket = it.udp()?;
     let fd = socket.as_raw_fd();
     // SAFETY: the request is valid.
-    check(
-        unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw mut request) },
-        "SIOCSIFFLAGS",
-    )?;
+    let up = unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw mut request) };
+    check(up, "SIOCSIFFLAGS")?;
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").call("ip_forward")?;
     let from = Ipv4Addr::new(10, 108, 0, 2);
     tun.write_all(&packet(it, Some(from))).call("write")

@@ -133,7 +133,7 @@ pub(super) const WAYS: &[Way] = &[
             address.extend(to.octets());
             address.resize(36, 0);
             // SAFETY: so many bytes are written, which are all there is to the address.
-            let (_, to) = unsafe {
+            let ((), to) = unsafe {
                 SockAddr::try_init(|storage, length| {
                     storage
                         .cast::<u8>()
@@ -215,14 +215,14 @@ pub(super) fn fast_open(it: &Attempt<'_>, socket: &Socket) -> Result {
 
 /// An `io_uring` that does one thing at a time.
 pub(super) struct Ring<'a> {
-    ring: IoUring,
+    uring: IoUring,
     it: &'a Attempt<'a>,
     flags: squeue::Flags,
 }
 
 pub(super) fn ring<'a>(it: &'a Attempt<'_>, builder: &io_uring::Builder) -> Result<Ring<'a>> {
     Ok(Ring {
-        ring: builder.build(8).call("io_uring_setup")?,
+        uring: builder.build(8).call("io_uring_setup")?,
         it,
         flags: squeue::Flags::empty(),
     })
@@ -269,9 +269,9 @@ impl Ring<'_> {
             entry
         };
         // SAFETY: what the entry points to outlives the wait below.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
+        let pushed = unsafe { self.uring.submission().push(&entry) };
         pushed.map_err(std::io::Error::other).call(call)?;
-        self.ring.submit_and_wait(1).call("io_uring_enter")?;
+        self.uring.submit_and_wait(1).call("io_uring_enter")?;
         let result = self
             .ring
             .completion()
