@@ -273,7 +273,7 @@ impl Ring<'_> {
         pushed.map_err(std::io::Error::other).call(call)?;
         self.uring.submit_and_wait(1).call("io_uring_enter")?;
         let result = self
-            .ring
+            .uring
             .completion()
             .next()
             .map_or(-libc::EIO, |it| it.result());
