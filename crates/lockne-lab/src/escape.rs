@@ -275,23 +275,20 @@ impl Case {
         let Content::Ip(ip) = &packet.content else {
             return false;
         };
-        let is_unique = Way::named(&self.way).is_some_and(|way| way.target == Target::Internet);
-        if is_unique && ip.destination == self.to.ip() {
-            return true;
-        }
-        let port = self.to.port();
-        match ip.transport {
+        let Some(way) = Way::named(&self.way) else {
+            return false;
+        };
+        let (address, port) = (self.to.ip(), self.to.port());
+        match (way.target, &ip.transport) {
+            (Target::Internet, _) => ip.destination == address,
             // The kernel answers by itself who calls before anybody listens.
-            Transport::Tcp { flags, .. } if flags.is_reset() => false,
-            Transport::Udp {
-                source,
-                destination,
+            (Target::Caller, Transport::Tcp { source, flags, .. }) => {
+                ip.source == address && *source == port && !flags.is_reset()
             }
-            | Transport::Tcp {
-                source,
-                destination,
-                ..
-            } => source == port || destination == port,
+            (
+                Target::Neighbour | Target::Group | Target::Everybody,
+                Transport::Udp { destination, .. } | Transport::Tcp { destination, .. },
+            ) => ip.destination == address && *destination == port,
             _ => false,
         }
     }

@@ -14,7 +14,7 @@ tests! { TESTS:
     bash_completes_commands_and_options,
 }
 
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: [&[&str]; 14] = [
     &[],
     &["run"],
     &["tunnel"],
@@ -23,6 +23,7 @@ const COMMANDS: [&[&str]; 13] = [
     &["tunnel", "list"],
     &["tunnel", "show"],
     &["status"],
+    &["leaktest"],
     &["down"],
     &["demo"],
     &["daemon"],

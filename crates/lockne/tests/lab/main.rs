@@ -16,6 +16,7 @@ mod fault;
 mod footprint;
 mod hole;
 mod home;
+mod leaktest;
 mod network;
 mod older;
 mod path;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         ("family", family::TESTS),
         ("fault", fault::TESTS),
         ("hole", hole::TESTS),
+        ("leaktest", leaktest::TESTS),
         ("network", network::TESTS),
         ("older", older::TESTS),
         ("path", path::TESTS),
