@@ -46,9 +46,11 @@ fn strict_terms<'de, D: Deserializer<'de>>(from: D) -> Result<Terms, D::Error> {
         action: Action,
         #[serde(default)]
         lan: BTreeSet<IpNet>,
+        #[serde(default)]
+        dns: Vec<IpAddr>,
     }
-    let Strict { action, lan } = Strict::deserialize(from)?;
-    Ok(Terms { action, lan })
+    let Strict { action, lan, dns } = Strict::deserialize(from)?;
+    Ok(Terms { action, lan, dns })
 }
 
 /// The process that asked has its policy.

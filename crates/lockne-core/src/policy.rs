@@ -1,6 +1,6 @@
 //! What an application may do with the network.
 
-use std::{collections::BTreeSet, fmt, num::NonZeroU8};
+use std::{collections::BTreeSet, fmt, net::IpAddr, num::NonZeroU8};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -56,15 +56,20 @@ pub struct Terms {
     /// Prefixes that are reached directly, past the tunnel.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub lan: BTreeSet<IpNet>,
+    /// The resolvers that are asked, through the tunnel, whatever resolver the application asks; of each
+    /// IP version the first one counts. Where there are none, those of the tunnel's configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<IpAddr>,
 }
 
 impl Terms {
-    /// Terms without prefixes past the tunnel.
+    /// Terms without prefixes past the tunnel and without resolvers of their own.
     #[must_use]
     pub const fn new(action: Action) -> Self {
         Self {
             action,
             lan: BTreeSet::new(),
+            dns: Vec::new(),
         }
     }
 }

@@ -124,6 +124,9 @@ pub(crate) struct Run {
     /// Reach this prefix directly, past the tunnel (again for more)
     #[arg(long, value_name = "PREFIX", conflicts_with = "direct", value_parser = prefix)]
     pub(crate) lan: Vec<IpNet>,
+    /// Ask this resolver, through the tunnel, instead of the one in its file (again for more)
+    #[arg(long, value_name = "ADDRESS", requires = "via")]
+    pub(crate) dns: Vec<IpAddr>,
     /// Let commands in the file (`PostUp` and the like) run as root
     #[arg(long)]
     pub(crate) allow_hooks: bool,

@@ -109,7 +109,10 @@ impl World {
                 let lan = LANS[lan].iter().map(|it| it.parse().unwrap()).collect();
                 let policy = Policy {
                     id: PolicyId(id.try_into().unwrap()),
-                    terms: Terms { action, lan },
+                    terms: Terms {
+                        lan,
+                        ..Terms::new(action)
+                    },
                 };
                 self.policies.insert(id, policy);
             }

@@ -45,6 +45,7 @@ fn prepare(place: &Place, args: &Run) -> failure::Result<PathBuf> {
         terms: Terms {
             action,
             lan: args.lan.iter().copied().collect(),
+            dns: args.dns.clone(),
         },
     };
     let running: api::Running = client
