@@ -45,12 +45,24 @@ fn strict_terms<'de, D: Deserializer<'de>>(from: D) -> Result<Terms, D::Error> {
     struct Strict {
         action: Action,
         #[serde(default)]
+        or: Vec<TunnelName>,
+        #[serde(default)]
         lan: BTreeSet<IpNet>,
         #[serde(default)]
         dns: Vec<IpAddr>,
     }
-    let Strict { action, lan, dns } = Strict::deserialize(from)?;
-    Ok(Terms { action, lan, dns })
+    let Strict {
+        action,
+        or,
+        lan,
+        dns,
+    } = Strict::deserialize(from)?;
+    Ok(Terms {
+        action,
+        or,
+        lan,
+        dns,
+    })
 }
 
 /// The process that asked has its policy.

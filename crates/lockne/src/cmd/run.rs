@@ -46,6 +46,7 @@ fn prepare(place: &Place, args: &Run) -> failure::Result<PathBuf> {
             action,
             lan: args.lan.iter().copied().collect(),
             dns: args.dns.clone(),
+            or: Vec::new(),
         },
     };
     let running: api::Running = client
