@@ -9,6 +9,7 @@ pub mod ready;
 mod reconcile;
 mod record;
 pub mod route;
+pub mod rules;
 mod server;
 pub mod socket;
 pub mod state_dir;
