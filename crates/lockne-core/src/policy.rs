@@ -90,6 +90,14 @@ impl Terms {
     }
 }
 
+/// Prints where packets go, such as `via work, else corp`.
+impl fmt::Display for Terms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.action.fmt(f)?;
+        self.or.iter().try_for_each(|it| write!(f, ", else {it}"))
+    }
+}
+
 /// A numbered policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {

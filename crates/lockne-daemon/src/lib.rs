@@ -1,5 +1,6 @@
 //! How it is made true: the only crate that changes the system.
 
+pub mod config;
 mod daemon;
 mod error;
 pub mod inherited;

@@ -44,6 +44,7 @@ impl Daemon {
             mark_mask: self.options.field.mask(),
             policies: policies.collect::<Result<_, Error>>()?,
             tunnels,
+            config: None,
         })
     }
 
