@@ -25,6 +25,7 @@
 //! Nothing here looks at the system: texts come in, and either a whole configuration comes out or every problem
 //! of it.
 
+pub mod assign;
 mod permission;
 mod problem;
 mod program;

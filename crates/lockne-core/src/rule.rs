@@ -87,7 +87,7 @@ pub struct Rule {
 }
 
 /// Which programs a rule means. Every condition that is given must hold; a rule without any is none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Match {
     /// The executable, by an absolute path that may be a symbolic link. Decided by device and inode, never by a

@@ -1,7 +1,7 @@
 //! From texts to a configuration.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Range,
     path::PathBuf,
 };
@@ -101,7 +101,7 @@ struct Whole {
     tunnel_places: BTreeMap<TunnelName, Place>,
     /// Which file or interface belongs to which tunnel.
     sources: BTreeMap<PathBuf, TunnelName>,
-    matches: Vec<(Match, RuleName)>,
+    matches: HashMap<Match, RuleName>,
     once: BTreeMap<&'static str, Place>,
 }
 
@@ -300,8 +300,7 @@ impl Whole {
         let (Some(name), Some(matches)) = (name, matches) else {
             return;
         };
-        let same = self.matches.iter().find(|(other, _)| *other == matches);
-        if let Some((_, first)) = same {
+        if let Some(first) = self.matches.get(&matches) {
             let place = self.config.places.get(first);
             let place = place.map_or(String::new(), |place| format!(", at {place}"));
             let message =
@@ -310,7 +309,7 @@ impl Whole {
             reader.problem(at, message, Some(hint));
             return;
         }
-        self.matches.push((matches.clone(), name.clone()));
+        self.matches.insert(matches.clone(), name.clone());
         if let Some(terms) = terms {
             self.config.rules.push(Rule {
                 name,

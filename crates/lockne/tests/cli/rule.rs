@@ -67,7 +67,10 @@ fn rules_are_listed_tested_and_explained() {
     let script = place.path().join("script");
     place.write(
         "lockne.d/more.toml",
-        &format!("[[rule]]\nname = \"late\"\nexe = {script:?}\nscript = true\nvia = \"block\"\n"),
+        &format!(
+            "[[rule]]\nname = \"late\"\nexe = \"{}\"\nscript = true\nvia = \"block\"\n",
+            script.display()
+        ),
     );
     let commands: [&[&str]; 7] = [
         &["rule", "list", "--json"],
