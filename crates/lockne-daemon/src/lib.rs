@@ -1,6 +1,7 @@
 //! How it is made true: the only crate that changes the system.
 
 pub mod config;
+mod configured;
 mod daemon;
 mod error;
 pub mod inherited;
@@ -16,6 +17,7 @@ pub mod socket;
 pub mod state_dir;
 mod status;
 mod tunnels;
+mod watch;
 pub mod wireguard;
 
 use std::{
@@ -46,6 +48,8 @@ pub struct Options {
     pub field: MarkField,
     /// Whether it ends with its last job.
     pub lifetime: Lifetime,
+    /// Its configuration; `None` for the one that an earlier daemon had, if any.
+    pub config: Option<config::Files>,
 }
 
 /// How long a new daemon waits for one that is just ending.
