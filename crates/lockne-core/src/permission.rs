@@ -31,6 +31,7 @@ pub enum Group {
 /// several grants give adds up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own in the configuration")]
 pub struct Grant {
     /// Who.
     pub users: BTreeSet<User>,
@@ -185,6 +186,7 @@ impl Grant {
 
 /// All that is granted to one user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own in the configuration")]
 pub struct Granted {
     /// Tunnels that he may use.
     pub via: BTreeSet<TunnelName>,
