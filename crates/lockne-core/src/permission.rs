@@ -25,18 +25,23 @@ pub enum Group {
     Name(String),
 }
 
-/// Something that some users may do: an `[[allow]]` of the configuration.
+/// Something that some users may do.
 ///
 /// A grant is for whoever is one of `users` or in one of `groups`; without either it is for nobody. What
 /// several grants give adds up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own in the configuration")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of its own in the configuration"
+)]
 pub struct Grant {
     /// Who.
     pub users: BTreeSet<User>,
     /// Who else: the members of these groups.
     pub groups: BTreeSet<Group>,
+    /// Whether it is for everybody.
+    pub all: bool,
     /// The tunnels that they may use.
     pub via: BTreeSet<TunnelName>,
     /// Whether they may ask for `--direct`, past every other VPN of this machine.
@@ -47,7 +52,8 @@ pub struct Grant {
     pub lan: BTreeSet<IpNet>,
     /// Whether they may put own programs that run already under a policy.
     pub attach: bool,
-    /// Whether they may bring up tunnels from files of their own, without hooks, and take these down.
+    /// Whether they may bring up tunnels from files of their own, without hooks, and take these down. Such a file
+    /// gives this machine addresses, so this is for those who may configure its network anyway.
     pub tunnels: bool,
     /// Whether a program that has a policy may get another one, or none. Without it a policed program cannot free
     /// itself with the help of the daemon.
@@ -113,18 +119,19 @@ pub enum Denied {
 }
 
 impl Denied {
-    /// What an administrator writes into an `[[allow]]` to change it, if that can be.
+    /// Where an administrator grants it, if that can be.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         Some(match self {
-            Self::Via(tunnel) => format!("via = [\"{tunnel}\"]"),
-            Self::Direct => "direct = true".to_owned(),
-            Self::Block => "block = true".to_owned(),
-            Self::Lan(prefix) => format!("lan = [\"{prefix}\"]"),
-            Self::Attach => "attach = true".to_owned(),
-            Self::Tunnels => "tunnels = true".to_owned(),
-            Self::Switch => "switch = true".to_owned(),
-            Self::Hooks | Self::RootOnly => return None,
+            Self::Via(tunnel) => format!("`users` of `[tunnels.{tunnel}]`"),
+            Self::Direct => "`users` of `[direct]`".to_owned(),
+            Self::Block => "`users` of `[block]`".to_owned(),
+            Self::Lan(_) => {
+                "`users` of `[direct]`, or the prefix to `lan` of the tunnel".to_owned()
+            }
+            Self::Attach | Self::Tunnels | Self::Switch | Self::Hooks | Self::RootOnly => {
+                return None;
+            }
         })
     }
 }
@@ -180,13 +187,16 @@ impl Grant {
                 gid.is_some_and(|gid| subject.gids.contains(gid))
             }
         };
-        self.users.iter().any(user) || self.groups.iter().any(group)
+        self.all || self.users.iter().any(user) || self.groups.iter().any(group)
     }
 }
 
 /// All that is granted to one user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own in the configuration")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of its own in the configuration"
+)]
 pub struct Granted {
     /// Tunnels that he may use.
     pub via: BTreeSet<TunnelName>,

@@ -1,10 +1,13 @@
 //! How it is made true: the only crate that changes the system.
 
+mod authority;
+mod connection;
 mod daemon;
 mod error;
 pub mod inherited;
 pub mod kernel;
 pub mod leftover;
+mod peer;
 pub mod ready;
 mod reconcile;
 mod record;
@@ -21,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lockne_core::api::Lifetime;
+use lockne_core::{api::Lifetime, permission::Permissions};
 use tokio::runtime;
 
 pub use error::Error;
@@ -44,6 +47,8 @@ pub struct Options {
     pub field: MarkField,
     /// Whether it ends with its last job.
     pub lifetime: Lifetime,
+    /// What users other than root may ask for.
+    pub permissions: Permissions,
 }
 
 /// How long a new daemon waits for one that is just ending.

@@ -2,7 +2,7 @@
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
-use lockne_core::api::Lifetime;
+use lockne_core::{api::Lifetime, permission::Permissions};
 use lockne_daemon::{MarkField, Options, ready};
 use tracing_subscriber::EnvFilter;
 
@@ -29,6 +29,7 @@ pub(crate) fn daemon(place: &Place, args: &Daemon) -> Result<ExitCode> {
         } else {
             Lifetime::UntilDown
         },
+        permissions: permissions(args)?,
     };
     let announce = if args.ephemeral {
         ready::Announce::ToParent
@@ -39,4 +40,16 @@ pub(crate) fn daemon(place: &Place, args: &Daemon) -> Result<ExitCode> {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => Err(error.refusal().into()),
     }
+}
+
+/// What users may ask for.
+fn permissions(args: &Daemon) -> Result<Permissions> {
+    let Some(path) = &args.grants else {
+        return Ok(Permissions::default());
+    };
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Failure::new(format!("cannot read grants from `{}`", path.display())).because(error)
+    };
+    let bytes = std::fs::read(path).map_err(|error| failed(&error))?;
+    serde_json::from_slice(&bytes).map_err(|error| failed(&error))
 }

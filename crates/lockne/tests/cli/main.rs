@@ -16,6 +16,7 @@ mod output;
 mod place;
 mod program;
 mod secret;
+mod user;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         ("output", output::ROOTED),
         ("program", program::ROOTED),
         ("secret", secret::ROOTED),
+        ("user", user::ROOTED),
     ];
     let trials = |modules: &[(&str, Tests)], ignored: bool| {
         let tests = modules.iter().flat_map(|(module, tests)| {

@@ -21,6 +21,7 @@ mod path;
 mod peer;
 mod survival;
 mod tool;
+mod user;
 mod way;
 
 use std::process::ExitCode;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         ("path", path::TESTS),
         ("peer", peer::TESTS),
         ("survival", survival::TESTS),
+        ("user", user::TESTS),
     ];
     let tests = modules
         .into_iter()
