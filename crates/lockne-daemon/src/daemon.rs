@@ -25,7 +25,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    Options,
+    Options, SocketOf,
     authority::{Authority, Caller, Owners},
     error::Error,
     inherited,
@@ -37,7 +37,7 @@ use crate::{
     record::{self, Record},
     route::Netlink,
     server::{self, Command},
-    socket,
+    service, socket,
     state_dir::{Lock, remove_socket},
     tunnels::{Deaths, Restored, Tunnel},
 };
@@ -177,7 +177,9 @@ impl Daemon {
         let mut settled = None;
         let mut look = time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watchdog = service::watchdog().map(time::interval);
         announce.say(&Ready::Serving);
+        service::ready();
         let down = loop {
             tokio::select! {
                 Some(command) = commands.recv() => {
@@ -204,11 +206,21 @@ impl Daemon {
                         break None;
                     }
                 }
+                () = turn(&mut watchdog) => {
+                    service::alive();
+                    service::status(&format!(
+                        "{} policies, {} tunnels, {} programs",
+                        self.policies.len(),
+                        self.tunnels.len(),
+                        self.kernel.policed().count()
+                    ));
+                }
                 _ = terminate.recv() => break None,
                 _ = interrupt.recv() => break None,
                 () = &mut server => unreachable!("the server ends when it is stopped"),
             }
         };
+        service::stopping();
         // From here on no client may think that it is heard.
         drop(commands);
         let living = self.kernel.policed().count();
@@ -450,6 +462,9 @@ impl Daemon {
     /// Ends without taking anything back.
     fn leave(self) -> Result<(), Error> {
         self.save()?;
+        if self.options.socket_of == SocketOf::Service {
+            return Ok(());
+        }
         remove_socket(&self.options.socket).map_err(|source| Error::Socket {
             path: self.options.socket.clone(),
             source,
@@ -467,9 +482,20 @@ impl Daemon {
             })?;
             removed.tunnels.push(name);
         }
-        self.options.state.clear(&self.options.socket)?;
+        match self.options.socket_of {
+            SocketOf::Daemon => self.options.state.clear(&self.options.socket)?,
+            SocketOf::Service => self.options.state.clear_beside_socket()?,
+        }
         info!(?removed, "took everything back");
         Ok(removed)
+    }
+}
+
+/// The next time that the service manager wants to hear of us, if ever.
+async fn turn(watchdog: &mut Option<time::Interval>) {
+    match watchdog {
+        Some(interval) => drop(interval.tick().await),
+        None => pending().await,
     }
 }
 

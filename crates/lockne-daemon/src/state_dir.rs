@@ -139,8 +139,13 @@ impl StateDir {
     ///
     /// Fails if a file of ours cannot be removed.
     pub fn clear(&self, socket: &Path) -> Result<(), Error> {
-        // The log of a daemon that ends well has nothing to tell.
         remove_socket(socket).map_err(|source| failed(socket, source))?;
+        self.clear_beside_socket()
+    }
+
+    /// The same, where the socket is somebody else's.
+    pub(crate) fn clear_beside_socket(&self) -> Result<(), Error> {
+        // The log of a daemon that ends well has nothing to tell.
         for path in [&self.record(), &self.log(), &self.lock_file()] {
             remove_file(path).map_err(|source| failed(path, source))?;
         }

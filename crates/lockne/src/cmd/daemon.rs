@@ -3,7 +3,7 @@
 use std::{io::IsTerminal as _, process::ExitCode};
 
 use lockne_core::{api::Lifetime, permission::Permissions};
-use lockne_daemon::{MarkField, Options, ready};
+use lockne_daemon::{MarkField, Options, SocketOf, ready};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -21,6 +21,7 @@ pub(crate) fn daemon(place: &Place, args: &Daemon) -> Result<ExitCode> {
         .init();
     let options = Options {
         socket: place.socket()?,
+        socket_of: SocketOf::Daemon,
         state: place.state(),
         field: MarkField::new(args.mark_bit)
             .ok_or_else(|| Failure::new("the mark has no room for eight bits from there on"))?,
