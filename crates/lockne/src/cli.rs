@@ -198,6 +198,9 @@ pub(crate) struct Daemon {
     /// End with the last job, as `run` starts it
     #[arg(long, hide = true)]
     pub(crate) ephemeral: bool,
+    /// Grants for users other than root, as JSON
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub(crate) grants: Option<PathBuf>,
 }
 
 /// A prefix; an address alone means that address only.

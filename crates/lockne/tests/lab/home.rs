@@ -109,6 +109,12 @@ impl Home {
         path
     }
 
+    /// Lets users other than root reach the state directory.
+    pub(crate) fn open(&self) {
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(self.place.path(), everybody).unwrap();
+    }
+
     /// Brings a tunnel up.
     pub(crate) fn tunnel_up(&self, name: &str, provider: &Provider) {
         let conf = self.conf(name, provider);

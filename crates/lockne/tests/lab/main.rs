@@ -22,6 +22,7 @@ mod peer;
 mod rule;
 mod survival;
 mod tool;
+mod user;
 mod way;
 
 use std::process::ExitCode;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         ("peer", peer::TESTS),
         ("rule", rule::TESTS),
         ("survival", survival::TESTS),
+        ("user", user::TESTS),
     ];
     let tests = modules
         .into_iter()
