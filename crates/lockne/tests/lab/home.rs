@@ -68,6 +68,7 @@ impl Home {
             .arg(self.state_dir())
             .args(arguments)
             .env_remove("LOCKNE_SOCKET")
+            .env_remove("LOCKNE_CONFIG")
             .stdin(Stdio::null());
         command
     }
@@ -108,10 +109,15 @@ impl Home {
         path
     }
 
-    /// A path beside the state directory, which any user can reach.
-    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+    /// Lets users other than root reach the state directory.
+    pub(crate) fn open(&self) {
         let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(self.place.path(), everybody).unwrap();
+    }
+
+    /// A path beside the state directory, which any user can reach.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.open();
         self.place.path().join(name)
     }
 
@@ -193,6 +199,11 @@ impl Daemon {
             matches!(daemon, Some(DaemonStatus::Running { .. }))
         });
         daemon
+    }
+
+    /// Asks it to read its configuration again.
+    pub(crate) fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.0), Signal::HUP).unwrap();
     }
 
     /// Kills it without a word.

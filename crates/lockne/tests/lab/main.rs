@@ -21,8 +21,10 @@ mod network;
 mod older;
 mod path;
 mod peer;
+mod rule;
 mod survival;
 mod tool;
+mod user;
 mod way;
 
 use std::process::ExitCode;
@@ -50,7 +52,9 @@ fn main() -> ExitCode {
         ("older", older::TESTS),
         ("path", path::TESTS),
         ("peer", peer::TESTS),
+        ("rule", rule::TESTS),
         ("survival", survival::TESTS),
+        ("user", user::TESTS),
     ];
     let tests = modules
         .into_iter()
