@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod filter;
 pub mod plan;
 pub mod policy;
 pub mod rule;
