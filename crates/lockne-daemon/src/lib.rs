@@ -5,6 +5,7 @@ mod error;
 pub mod inherited;
 pub mod kernel;
 pub mod leftover;
+pub mod observe;
 pub mod ready;
 mod reconcile;
 mod record;
