@@ -14,7 +14,11 @@ tests! { TESTS:
     bash_completes_commands_and_options,
 }
 
+<<<<<<< HEAD
 const COMMANDS: [&[&str]; 18] = [
+=======
+const COMMANDS: [&[&str]; 14] = [
+>>>>>>> h-escape
     &[],
     &["run"],
     &["tunnel"],
@@ -28,6 +32,7 @@ const COMMANDS: [&[&str]; 18] = [
     &["rule", "remove"],
     &["rule", "test"],
     &["status"],
+    &["leaktest"],
     &["down"],
     &["demo"],
     &["daemon"],
