@@ -5,9 +5,11 @@ mod debian;
 mod disk;
 mod guest;
 mod kernel;
+mod lack;
 mod machine;
 mod module;
 mod qemu;
+mod results;
 mod suite;
 mod watch;
 
@@ -27,7 +29,7 @@ use self::{
     kernel::KERNELS,
     machine::{Machine, Report},
     qemu::Qemu,
-    suite::{Built, SUITES},
+    suite::{Built, SUITES, Suite},
 };
 use crate::ebpf::say;
 
@@ -48,6 +50,12 @@ pub(crate) struct Args {
     /// How many minutes a kernel may take
     #[arg(long, value_name = "MINUTES", default_value_t = 20)]
     limit: u64,
+    /// Leave out what takes long, as the gate does
+    #[arg(long)]
+    quick: bool,
+    /// Keep the results, and write docs/kernels.md anew
+    #[arg(long)]
+    write: bool,
     /// Name the kernels and the test programs, and do nothing
     #[arg(long)]
     list: bool,
@@ -76,7 +84,6 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     if !missing.is_empty() {
         say(&format!("this machine has no {}", missing.join(", ")));
     }
-    let runs = runs(&built, &suites, args);
     // One after the other, as they share a cache.
     let kernels = kernels
         .into_iter()
@@ -97,7 +104,8 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
                         files,
                         qemu: &qemu,
                         base: &base,
-                        runs: &runs,
+                        runs: &runs(&built, &suites, args, &files.release),
+                        lacks: &lacks(&suites, &files.release),
                         folder: &cache,
                         limit: Duration::from_secs(args.limit * 60),
                     };
@@ -110,6 +118,13 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         }
     });
     let reports = reports.into_inner().unwrap_or_default();
+    if args.write {
+        let good = reports.iter().filter_map(|(kernel, report)| {
+            let report = report.as_ref().ok()?;
+            Some(((*kernel).to_owned(), report.result()))
+        });
+        results::write(root, good.collect())?;
+    }
     judge(&reports)
 }
 
@@ -131,20 +146,52 @@ fn judge(reports: &[(&str, Result<Report>)]) -> Result<()> {
     Ok(())
 }
 
-fn runs(built: &Built, suites: &[&suite::Suite], args: &Args) -> Vec<Run> {
-    let mut arguments = vec!["--format=json".to_owned()];
-    arguments.extend(args.skip.iter().map(|name| format!("--skip={name}")));
-    arguments.extend(args.filter.clone());
-    built
+/// What to run on a kernel of this release.
+fn runs(built: &Built, suites: &[&Suite], args: &Args, release: &str) -> Vec<Run> {
+    let version = lack::version(release);
+    if version < lack::MINIMUM {
+        return vec![refusal(built)];
+    }
+    let chosen = built
         .tests
         .iter()
-        .filter(|(name, _)| suites.iter().any(|suite| suite.name == *name))
-        .map(|(name, program)| Run {
+        .filter(|(name, _)| suites.iter().any(|suite| suite.name == *name));
+    let run = |(name, program): &(&str, PathBuf)| {
+        let lacks = lack::of(name, version).into_iter().map(|(test, _)| test);
+        let long = if args.quick { suite::long(name) } else { &[] };
+        let skip = args.skip.iter().map(String::as_str);
+        let skip = skip.chain(lacks).chain(long.iter().copied());
+        let mut arguments = vec!["--format=json".to_owned(), "--test-threads=1".to_owned()];
+        arguments.extend(skip.map(|name| format!("--skip={name}")));
+        arguments.extend(args.filter.clone());
+        Run {
             suite: (*name).to_owned(),
             program: program.clone(),
-            arguments: arguments.clone(),
-        })
-        .collect()
+            arguments,
+        }
+    };
+    chosen.map(run).collect()
+}
+
+/// On a kernel that is too old there is one thing to see: that lockne says so.
+fn refusal(built: &Built) -> Run {
+    let lockne = built.programs.iter().find(|path| path.ends_with("lockne"));
+    let arguments = ["--state-dir", "/run/lockne", "run", "--block", "--", "true"];
+    Run {
+        suite: machine::REFUSAL.to_owned(),
+        program: lockne.cloned().unwrap_or_default(),
+        arguments: arguments.map(ToOwned::to_owned).to_vec(),
+    }
+}
+
+fn lacks(suites: &[&Suite], release: &str) -> Vec<(String, String)> {
+    let version = lack::version(release);
+    let of = |suite: &&Suite| {
+        let name = suite.name;
+        let lacks = lack::of(name, version).into_iter();
+        lacks.map(move |(test, reason)| (format!("{name}/{test}"), reason.to_owned()))
+    };
+    suites.iter().flat_map(of).collect()
 }
 
 /// Those of `all` with these names, or all of them.

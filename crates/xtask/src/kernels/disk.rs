@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Programs of others that tests start.
-const TOOLS: [&str; 24] = [
+const TOOLS: [&str; 25] = [
     "bash",
     "bpftool",
     "cat",
@@ -38,6 +38,7 @@ const TOOLS: [&str; 24] = [
     "setpriv",
     "sh",
     "sleep",
+    "ss",
     "stat",
     "tc",
     "true",

@@ -18,9 +18,15 @@ use super::{
     guest::{Plan, Run},
     kernel::Unpacked,
     qemu::Qemu,
+    results::OfKernel,
     watch::{Log, News, Outcome},
 };
 use crate::ebpf::say;
+
+/// The suite of a kernel that is too old.
+pub(crate) const REFUSAL: &str = "refusal";
+/// What lockne says there.
+const REFUSES: &str = "Linux has it since";
 
 /// What it takes to run.
 pub(crate) struct Machine<'a> {
@@ -30,6 +36,8 @@ pub(crate) struct Machine<'a> {
     /// The part of its file system that is the same on every kernel.
     pub(crate) base: &'a Path,
     pub(crate) runs: &'a [Run],
+    /// Tests that are left out, with the reason.
+    pub(crate) lacks: &'a [(String, String)],
     /// Where its logs go.
     pub(crate) folder: &'a Path,
     /// How long it may take.
@@ -78,6 +86,7 @@ impl Machine<'_> {
         let (child, timer) = self.limit(child);
 
         let mut log = Log::default();
+        let mut refuses = false;
         let mut copy = Copy {
             from: out,
             to: &mut file,
@@ -86,7 +95,8 @@ impl Machine<'_> {
             News::Suite(suite) => self.tell(&format!("{:3} s {suite}", start.elapsed().as_secs())),
             News::Test(test, Outcome::Failed) => self.tell(&format!("{test} FAILED")),
             News::Test(test, Outcome::Ignored) => self.tell(&format!("{test} ignored")),
-            News::Test(..) | News::Text(_) => {}
+            News::Text(text) => refuses |= text.contains(REFUSES),
+            News::Test(..) => {}
         });
         drop(timer);
         if let Ok(mut child) = child.lock() {
@@ -107,6 +117,19 @@ impl Machine<'_> {
                 "it ended too early"
             };
             troubles.push(format!("{why}: see {}", console.display()));
+        }
+        if self.runs.iter().any(|run| run.suite == REFUSAL) {
+            let outcome = if refuses {
+                Outcome::Passed
+            } else {
+                Outcome::Failed
+            };
+            log.tests
+                .insert(format!("{REFUSAL}/is_said_in_words"), outcome);
+        }
+        for (test, reason) in self.lacks {
+            let lack = Outcome::Missing(reason.clone());
+            log.tests.entry(test.clone()).or_insert(lack);
         }
         let has_failed = log.tests.values().any(|test| *test == Outcome::Failed);
         let report = Report {
@@ -140,6 +163,14 @@ impl Machine<'_> {
 }
 
 impl Report {
+    /// What is kept of it.
+    pub(crate) fn result(&self) -> OfKernel {
+        OfKernel {
+            release: self.release.clone(),
+            tests: self.tests.clone(),
+        }
+    }
+
     /// Whether nothing failed and nothing was left out without a reason.
     pub(crate) fn is_good(&self) -> bool {
         let bad = [Outcome::Failed, Outcome::Ignored];

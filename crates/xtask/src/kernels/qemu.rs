@@ -58,8 +58,9 @@ impl Qemu {
         let mut file = OsString::from("file:");
         file.push(console);
         // One processor: with two, kernels have crashed in the emulator (`int3` in `sched_clock_cpu`).
-        let machine = "-accel tcg -cpu max -M q35 -m 3072 -smp 1 -nodefaults -no-reboot -display none -monitor none";
-        let line = "console=ttyS0 quiet panic=-1 oops=panic random.trust_cpu=on";
+        // Without `cmpxchg16b`: the emulator has destroyed registers by it (a double fault in `__kmalloc`).
+        let machine = "-accel tcg -cpu max,-cx16,-la57 -M q35 -m 3072 -smp 1 -nodefaults -no-reboot -display none -monitor none";
+        let line = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off random.trust_cpu=on";
         let error = fs::File::create(console.with_extension("qemu"))
             .with_context(|| format!("cannot write beside {}", console.display()))?;
         command
