@@ -43,7 +43,8 @@ pub(crate) struct Log {
 struct Event {
     #[serde(rename = "type")]
     kind: String,
-    event: String,
+    #[serde(rename = "event")]
+    what: String,
     name: Option<String>,
 }
 
@@ -83,7 +84,7 @@ impl Log {
         };
         let name = event.name.filter(|_| event.kind == "test")?;
         let name = format!("{}/{name}", self.suite);
-        let outcome = match event.event.as_str() {
+        let outcome = match event.what.as_str() {
             "started" => {
                 self.running.push(name);
                 return None;
