@@ -14,11 +14,7 @@ tests! { TESTS:
     bash_completes_commands_and_options,
 }
 
-<<<<<<< HEAD
-const COMMANDS: [&[&str]; 18] = [
-=======
-const COMMANDS: [&[&str]; 14] = [
->>>>>>> h-escape
+const COMMANDS: &[&[&str]] = &[
     &[],
     &["run"],
     &["tunnel"],
