@@ -3,6 +3,7 @@
 mod authority;
 mod connection;
 mod daemon;
+pub mod doctor;
 mod error;
 pub mod inherited;
 pub mod kernel;

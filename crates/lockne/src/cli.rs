@@ -7,7 +7,10 @@ use clap_complete::Shell;
 use ipnet::IpNet;
 use lockne_daemon::state_dir::StateDir;
 
-use crate::failure::{Failure, Result};
+use crate::{
+    cmd::doctor,
+    failure::{Failure, Result},
+};
 
 /// Each application gets the tunnel you chose for it, and nothing of it leaves another way
 #[derive(Debug, Parser)]
@@ -92,6 +95,8 @@ pub(crate) enum Command {
     Status(Json),
     /// Take back everything that lockne did
     Down(Json),
+    /// Look at what this machine offers lockne, and what stands in its way
+    Doctor(doctor::Doctor),
     /// Show the main job on a small internet in network namespaces
     Demo(Json),
     /// Serve the clients in the foreground

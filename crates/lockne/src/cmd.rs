@@ -2,6 +2,7 @@
 
 mod daemon;
 mod demo;
+pub(crate) mod doctor;
 mod down;
 mod man;
 mod run;
@@ -25,6 +26,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Tunnel(command) => tunnel::tunnel(&cli.place, &command),
         Command::Status(json) => status::status(&cli.place, json),
         Command::Down(json) => down::down(&cli.place, json),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(json) => demo::demo(json),
         Command::Daemon(args) => daemon::daemon(&cli.place, &args),
         Command::Completions { shell } => {

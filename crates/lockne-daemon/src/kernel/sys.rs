@@ -16,6 +16,7 @@ use std::{
 const OBJ_PIN: i64 = 6;
 const OBJ_GET: i64 = 7;
 const OBJ_GET_INFO_BY_FD: i64 = 15;
+const PROG_QUERY: i64 = 16;
 const RAW_TRACEPOINT_OPEN: i64 = 17;
 const LINK_CREATE: i64 = 28;
 const LINK_UPDATE: i64 = 29;
@@ -82,6 +83,15 @@ pub(super) fn device_of(link: BorrowedFd<'_>) -> io::Result<u32> {
     let length = u32::try_from(size_of_val(&info)).expect("64 bytes");
     call(OBJ_GET_INFO_BY_FD, &mut [number(link), length, low, high])?;
     Ok(info[4])
+}
+
+/// Whether a hook at a cgroup holds a program that lets no other attach there.
+pub(super) fn is_exclusive(cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<bool> {
+    // `union bpf_attr`, `query`: target, hook, flags of the query, of the attachment, address of ids, their count.
+    let mut attr = [number(cgroup), hook, 0, 0, 0, 0, 0, 0];
+    call(PROG_QUERY, &mut attr)?;
+    let [.., flags, _, _, count, _] = attr;
+    Ok(flags == 0 && count > 0)
 }
 
 fn call(command: i64, attr: &mut [u32]) -> io::Result<RawFd> {
