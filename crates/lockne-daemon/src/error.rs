@@ -10,7 +10,7 @@ use lockne_core::{
     wgquick,
 };
 
-use crate::{inherited, kernel, record, route, state_dir, wireguard};
+use crate::{config, inherited, kernel, record, route, rules, state_dir, wireguard};
 
 /// Why the daemon cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -123,11 +123,17 @@ pub enum Error {
     /// The sockets of a process cannot be bound to its policy.
     #[error("cannot bind the sockets that the program has open")]
     Inherited(#[from] inherited::Error),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Configuration(config::Error),
+    /// Rules cannot be applied.
+    #[error("cannot bring the rules into force")]
+    Rules(#[from] rules::Error),
     /// Marked connections cannot be cut.
     #[error("cannot cut the connections of policed programs")]
     Cut(#[source] io::Error),
     /// Only 255 policies fit into the mark.
-    #[error("all 255 policies are taken")]
+    #[error("all 255 policies are in use")]
     TooManyPolicies,
     /// A prefix past the tunnel is everything.
     #[error("{prefix} past the tunnel is everything, so the tunnel would carry nothing")]
@@ -255,7 +261,7 @@ impl Error {
             }
             Self::Quota { .. } => Some("`sudo lockne down` frees them, together with their programs".to_owned()),
             Self::TooManyPolicies => {
-                Some("`lockne down` frees them, together with their programs".to_owned())
+                Some("at most 255 can have programs or connections at the same time; end some".to_owned())
             }
             Self::Everything { .. } => Some("use `--direct`".to_owned()),
             Self::NoProcess => Some(

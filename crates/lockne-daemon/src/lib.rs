@@ -1,6 +1,8 @@
 //! How it is made true: the only crate that changes the system.
 
 mod authority;
+pub mod config;
+mod configured;
 mod connection;
 mod daemon;
 pub mod doctor;
@@ -14,12 +16,14 @@ pub mod ready;
 mod reconcile;
 mod record;
 pub mod route;
+pub mod rules;
 mod server;
 mod service;
 pub mod socket;
 pub mod state_dir;
 mod status;
 mod tunnels;
+mod watch;
 pub mod wireguard;
 
 use std::{
@@ -52,6 +56,8 @@ pub struct Options {
     pub field: MarkField,
     /// Whether it ends with its last job.
     pub lifetime: Lifetime,
+    /// Its configuration; `None` for the one that an earlier daemon had, if any.
+    pub config: Option<config::Files>,
     /// What users other than root may ask for.
     pub permissions: Permissions,
 }

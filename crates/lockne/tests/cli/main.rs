@@ -16,6 +16,7 @@ mod help;
 mod output;
 mod place;
 mod program;
+mod rule;
 mod secret;
 mod unit;
 mod user;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     }
     let anywhere = [
         ("help", help::TESTS),
+        ("rule", rule::TESTS),
         ("errors", errors::TESTS),
         ("secret", secret::TESTS),
     ];

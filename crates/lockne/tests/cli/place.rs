@@ -71,6 +71,7 @@ impl Place {
             .current_dir(self.path())
             .env("LOCKNE_STATE_DIR", self.state_dir())
             .env_remove("LOCKNE_SOCKET")
+            .env_remove("LOCKNE_CONFIG")
             .env_remove("NO_COLOR")
             .env_remove("CLICOLOR_FORCE")
             .stdin(Stdio::null());
@@ -133,6 +134,12 @@ impl Place {
     pub(crate) fn open(&self) {
         let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(self.path(), everybody).unwrap();
+    }
+
+    /// Starts a daemon that stays, with this configuration.
+    pub(crate) fn daemon_configured(&self, config: &Path) -> Daemon {
+        self.open();
+        self.daemon_with(&["--config", config.to_str().unwrap()])
     }
 
     /// Starts a daemon that stays, and grants users this.

@@ -19,6 +19,7 @@ mod network;
 mod older;
 mod path;
 mod peer;
+mod rule;
 mod survival;
 mod tool;
 mod user;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         ("older", older::TESTS),
         ("path", path::TESTS),
         ("peer", peer::TESTS),
+        ("rule", rule::TESTS),
         ("survival", survival::TESTS),
         ("user", user::TESTS),
     ];
