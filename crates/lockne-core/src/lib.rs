@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod config;
+pub mod doctor;
 pub mod permission;
 pub mod filter;
 pub mod plan;

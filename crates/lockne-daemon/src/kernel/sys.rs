@@ -18,6 +18,7 @@ const PROG_LOAD: i64 = 5;
 const OBJ_PIN: i64 = 6;
 const OBJ_GET: i64 = 7;
 const OBJ_GET_INFO_BY_FD: i64 = 15;
+const PROG_QUERY: i64 = 16;
 const RAW_TRACEPOINT_OPEN: i64 = 17;
 const LINK_CREATE: i64 = 28;
 const LINK_UPDATE: i64 = 29;
@@ -168,6 +169,15 @@ pub(crate) fn set_program(
         0,
     ];
     call(MAP_UPDATE, &mut attr).map(drop)
+}
+
+/// Whether a hook at a cgroup holds a program that lets no other attach there.
+pub(super) fn is_exclusive(cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<bool> {
+    // `union bpf_attr`, `query`: target, hook, flags of the query, of the attachment, address of ids, their count.
+    let mut attr = [number(cgroup), hook, 0, 0, 0, 0, 0, 0];
+    call(PROG_QUERY, &mut attr)?;
+    let [.., flags, _, _, count, _] = attr;
+    Ok(flags == 0 && count > 0)
 }
 
 fn call(command: i64, attr: &mut [u32]) -> io::Result<RawFd> {
