@@ -6,6 +6,8 @@
 
 #![no_std]
 
+pub mod observe;
+
 /// How many values a policy id can have. Id 0 stands for "no policy".
 pub const POLICIES: u32 = 256;
 

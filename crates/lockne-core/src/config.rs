@@ -26,6 +26,7 @@
 //! of it.
 
 pub mod assign;
+mod grant;
 mod permission;
 mod problem;
 mod program;

@@ -4,7 +4,9 @@
 
 pub mod api;
 pub mod config;
+pub mod doctor;
 pub mod permission;
+pub mod filter;
 pub mod plan;
 pub mod policy;
 pub mod rule;

@@ -221,8 +221,10 @@ impl Granted {
     ///
     /// The first thing in it that is not granted.
     pub fn use_of(&self, terms: &Terms) -> Result<(), Denied> {
+        if let Some(name) = terms.tunnels().find(|name| !self.via.contains(*name)) {
+            return Err(Denied::Via(name.clone()));
+        }
         match &terms.action {
-            Action::Via(name) if !self.via.contains(name) => return Err(Denied::Via(name.clone())),
             Action::Direct if !self.direct => return Err(Denied::Direct),
             Action::Block if !self.block => return Err(Denied::Block),
             Action::Via(_) | Action::Direct | Action::Block => {}

@@ -49,6 +49,11 @@ impl Authority {
         Self(Arc::new(RwLock::new(permissions)))
     }
 
+    /// From now on these hold; what was granted before and is used stays as it is.
+    pub(crate) fn set(&self, permissions: Permissions) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = permissions;
+    }
+
     /// Judges who asks. Names of users and groups are looked up anew each time, so that one who joins a group, or
     /// whose directory service came late, need not wait for a restart.
     pub(crate) async fn judge(&self, peer: Peer) -> Caller {

@@ -292,6 +292,10 @@ impl Daemon {
         self.configured.assigned = change.assigned;
         self.configured.texts = texts;
         self.configured.problem = None;
+        let mut permissions = self.configured.config.permissions();
+        let given = self.options.permissions.grants.iter().cloned();
+        permissions.grants.extend(given);
+        self.authority.set(permissions);
         self.note(&outcome);
         for id in moves {
             self.cut_elsewhere(id);

@@ -4,8 +4,8 @@
 //! them, and at no time in between is a socket unmarked or a packet unguarded.
 
 mod bpffs;
-mod btf;
-mod cgroup;
+pub(crate) mod btf;
+pub(crate) mod cgroup;
 mod error;
 mod hook;
 mod namespace;
@@ -14,12 +14,13 @@ mod process;
 mod reading;
 mod remove;
 mod stamp;
-mod sys;
+pub(crate) mod sys;
 
 use std::{
     collections::BTreeSet,
     net::IpAddr,
     ops::Deref,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
@@ -268,6 +269,26 @@ impl Kernel {
             .map_err(Error::map(name::DEVICES))?;
         stamp::attach_clsact(&mut self.ebpf, device)
     }
+}
+
+/// Whether the kernel tells the cookie of a network namespace.
+pub(crate) fn has_netns_cookie() -> bool {
+    namespace::Netns::current().is_ok()
+}
+
+/// The hooks at the root of the cgroups where somebody's program allows none beside it, by the name of our program
+/// there; `None` if that cannot be seen, as by users other than root.
+pub(crate) fn exclusive_hooks() -> Option<Vec<String>> {
+    let root = cgroup::root().ok()?;
+    let mut exclusive = Vec::new();
+    for (name, hook) in hook::HOOKS {
+        if let Some(hook) = hook
+            && sys::is_exclusive(root.as_fd(), hook).ok()?
+        {
+            exclusive.push(name.to_owned());
+        }
+    }
+    Some(exclusive)
 }
 
 /// What can be read of it, can be read without it too.

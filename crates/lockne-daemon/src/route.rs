@@ -222,6 +222,11 @@ impl Drop for Netlink {
     }
 }
 
+/// Whether this kernel has IPv6 at all.
+pub(crate) fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/sys/net/ipv6").exists()
+}
+
 /// Gives `sysctl` its value from before, unless it went with its interface.
 fn restore(sysctl: &Sysctl, value: i32) -> Result<(), Error> {
     match sysctl::write(sysctl, value) {

@@ -133,7 +133,7 @@ impl Installed {
 
     /// Waits until something that a rule names was replaced or made: time for [`refresh`](Self::refresh).
     pub async fn changed(&mut self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Looks anew for what the rules name.

@@ -8,7 +8,10 @@ use ipnet::IpNet;
 use lockne_daemon::state_dir::StateDir;
 
 use crate::{
-    cmd::rule::{File, Rule},
+    cmd::{
+        doctor,
+        rule::{File, Rule},
+    },
     failure::{Failure, Result},
 };
 
@@ -100,6 +103,8 @@ pub(crate) enum Command {
     Leaktest(crate::cmd::Leaktest),
     /// Take back everything that lockne did
     Down(Json),
+    /// Look at what this machine offers lockne, and what stands in its way
+    Doctor(doctor::Doctor),
     /// Show the main job on a small internet in network namespaces
     Demo(Json),
     /// Serve the clients in the foreground

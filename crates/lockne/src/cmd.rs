@@ -2,6 +2,7 @@
 
 mod daemon;
 mod demo;
+pub(crate) mod doctor;
 mod down;
 mod leaktest;
 mod man;
@@ -31,6 +32,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Status(json) => status::status(&cli.place, json),
         Command::Down(json) => down::down(&cli.place, json),
         Command::Leaktest(args) => leaktest::leaktest(&cli.place, &args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(json) => demo::demo(json),
         Command::Daemon(args) => daemon::daemon(&cli.place, &args),
         Command::Completions { shell } => {
