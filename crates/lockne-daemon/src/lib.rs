@@ -1,8 +1,8 @@
 //! How it is made true: the only crate that changes the system.
 
+mod authority;
 pub mod config;
 mod configured;
-mod authority;
 mod connection;
 mod daemon;
 mod error;

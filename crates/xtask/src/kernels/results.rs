@@ -171,7 +171,7 @@ fn cell(column: &OfKernel, tests: &[&str], notes: &mut Vec<String>) -> String {
         .filter(|(test, _)| tests.iter().any(|start| test.starts_with(start)))
         .map(|(_, outcome)| outcome);
     let outcomes: Vec<_> = outcomes.collect();
-    if outcomes.is_empty() {
+    if outcomes.iter().all(|it| matches!(it, Outcome::Missing(_))) {
         return "-".to_owned();
     }
     if outcomes

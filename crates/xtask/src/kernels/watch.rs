@@ -32,6 +32,8 @@ pub(crate) struct Log {
     pub(crate) tests: BTreeMap<String, Outcome>,
     /// What went wrong beside the tests.
     pub(crate) troubles: Vec<String>,
+    /// Tests that began and never ended; they count as failed.
+    pub(crate) endless: Vec<String>,
     /// Whether it came to its end.
     pub(crate) is_done: bool,
     suite: String,
@@ -71,7 +73,8 @@ impl Log {
         }
         for test in std::mem::take(&mut self.running) {
             self.troubles.push(format!("{test} did not end"));
-            self.tests.insert(test, Outcome::Failed);
+            self.tests.insert(test.clone(), Outcome::Failed);
+            self.endless.push(test);
         }
     }
 
