@@ -186,6 +186,9 @@ fn refusal(built: &Built) -> Run {
 
 fn lacks(suites: &[&Suite], release: &str) -> Vec<(String, String)> {
     let version = lack::version(release);
+    if version < lack::MINIMUM {
+        return Vec::new();
+    }
     let of = |suite: &&Suite| {
         let name = suite.name;
         let lacks = lack::of(name, version).into_iter();

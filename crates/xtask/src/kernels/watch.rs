@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::guest::{SIGN, Word};
+use super::{
+    guest::{SIGN, Word},
+    machine::REFUSAL,
+};
 
 /// How a test ended.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -117,6 +120,11 @@ impl Log {
                 code: Some(0 | 101 | 1),
                 ..
             }) => {}
+            // Its judge reads what it says.
+            Ok(Word::Ended {
+                suite,
+                code: Some(125),
+            }) if suite == REFUSAL => {}
             Ok(Word::Ended { suite, code }) => {
                 let how = code.map_or("by a signal".to_owned(), |code| format!("with code {code}"));
                 self.troubles.push(format!("{suite} ended {how}"));
