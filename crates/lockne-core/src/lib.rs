@@ -5,6 +5,7 @@
 pub mod api;
 pub mod config;
 pub mod permission;
+pub mod filter;
 pub mod plan;
 pub mod policy;
 pub mod rule;

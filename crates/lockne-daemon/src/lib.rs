@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod leftover;
 mod peer;
 mod privilege;
+pub mod observe;
 pub mod ready;
 mod reconcile;
 mod record;
