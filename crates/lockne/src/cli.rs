@@ -7,7 +7,10 @@ use clap_complete::Shell;
 use ipnet::IpNet;
 use lockne_daemon::state_dir::StateDir;
 
-use crate::failure::{Failure, Result};
+use crate::{
+    cmd,
+    failure::{Failure, Result},
+};
 
 /// Each application gets the tunnel you chose for it, and nothing of it leaves another way
 #[derive(Debug, Parser)]
@@ -94,6 +97,11 @@ pub(crate) enum Command {
     Down(Json),
     /// Show the main job on a small internet in network namespaces
     Demo(Json),
+    /// Show packets, and the process each one belongs to
+    Monitor(cmd::Monitor),
+    /// Watch programs start, or pings come in
+    #[command(subcommand)]
+    Trace(cmd::Trace),
     /// Serve the clients in the foreground
     Daemon(Daemon),
     /// Print a completion script

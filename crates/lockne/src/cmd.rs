@@ -4,8 +4,10 @@ mod daemon;
 mod demo;
 mod down;
 mod man;
+mod monitor;
 mod run;
 mod status;
+mod trace;
 mod tunnel;
 
 use std::process::ExitCode;
@@ -18,6 +20,8 @@ use crate::{
     output,
 };
 
+pub(crate) use self::{monitor::Monitor, trace::Trace};
+
 /// Does what was asked.
 pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
     match cli.command {
@@ -26,6 +30,8 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Status(json) => status::status(&cli.place, json),
         Command::Down(json) => down::down(&cli.place, json),
         Command::Demo(json) => demo::demo(json),
+        Command::Monitor(args) => monitor::monitor(&cli.place, &args),
+        Command::Trace(args) => trace::trace(&args),
         Command::Daemon(args) => daemon::daemon(&cli.place, &args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
