@@ -69,13 +69,8 @@ pub(crate) fn monitor(place: &Place, args: &Monitor) -> Result<ExitCode> {
     let asks = expression.asks_for_process();
     let mut monitor = observe::Monitor::start(&program, asks, capture, devices).map_err(failed)?;
     let mut sink = Sink::open(args)?;
-    if args.write.is_none() && !args.json {
-        let devices = monitor.devices().count() as u64;
-        anstream::eprintln!(
-            "watching {}; Ctrl-C ends it",
-            output::count(devices, "device")
-        );
-    }
+    let count = output::count(monitor.devices().count() as u64, "device");
+    anstream::eprintln!("watching {count}; Ctrl-C ends it");
 
     let mut names = Names::of(&monitor);
     let mut program = program;
@@ -124,9 +119,14 @@ pub(crate) fn monitor(place: &Place, args: &Monitor) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// As clap has it for what it reads itself.
+const WRONG_USAGE: u8 = 2;
+
 fn read(text: &str) -> Result<Expression> {
     text.parse().map_err(|error: lockne_core::filter::Error| {
-        let failure = Failure::new(format!("cannot read the filter `{text}`")).because(&error);
+        let failure = Failure::new(format!("cannot read the filter `{text}`"))
+            .because(&error)
+            .code(WRONG_USAGE);
         match error.problem.hint() {
             Some(hint) => failure.hint(hint),
             None => failure,
@@ -143,11 +143,14 @@ fn compile(expression: &Expression, policies: &Policies) -> Result<Program> {
 }
 
 pub(crate) fn failed(error: observe::Error) -> Failure {
+    if let observe::Error::Device { name, index: 0, .. } = &error {
+        return Failure::new(format!("there is no device `{name}`"))
+            .hint("`ip link` lists the devices");
+    }
     let failure = Failure::new("cannot watch").because(&error);
-    match (&error, error.hint()) {
-        (_, Some(hint)) => failure.hint(hint),
-        (observe::Error::Device { .. }, None) => failure.hint("`ip link` lists the devices"),
-        _ => failure,
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
     }
 }
 

@@ -14,7 +14,7 @@ tests! { TESTS:
     bash_completes_commands_and_options,
 }
 
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: [&[&str]; 17] = [
     &[],
     &["run"],
     &["tunnel"],
@@ -25,6 +25,10 @@ const COMMANDS: [&[&str]; 13] = [
     &["status"],
     &["down"],
     &["demo"],
+    &["monitor"],
+    &["trace"],
+    &["trace", "exec"],
+    &["trace", "ping"],
     &["daemon"],
     &["completions"],
     &["man"],

@@ -15,12 +15,14 @@ mod fault;
 mod footprint;
 mod hole;
 mod home;
+mod monitor;
 mod network;
 mod older;
 mod path;
 mod peer;
 mod survival;
 mod tool;
+mod trace;
 mod way;
 
 use std::process::ExitCode;
@@ -42,11 +44,13 @@ fn main() -> ExitCode {
         ("family", family::TESTS),
         ("fault", fault::TESTS),
         ("hole", hole::TESTS),
+        ("monitor", monitor::TESTS),
         ("network", network::TESTS),
         ("older", older::TESTS),
         ("path", path::TESTS),
         ("peer", peer::TESTS),
         ("survival", survival::TESTS),
+        ("trace", trace::TESTS),
     ];
     let tests = modules
         .into_iter()

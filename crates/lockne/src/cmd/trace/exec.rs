@@ -67,9 +67,7 @@ pub(crate) fn exec(args: &Exec) -> Result<ExitCode> {
         starts: 0,
     };
     let mut lines = Lines::new();
-    if !args.json {
-        anstream::eprintln!("watching which programs start; Ctrl-C ends it");
-    }
+    anstream::eprintln!("watching which programs start; Ctrl-C ends it");
     let mut loss = Loss::default();
     loop {
         let next = watch.wait(&[life.fd()])?;

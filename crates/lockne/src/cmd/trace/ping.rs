@@ -95,9 +95,7 @@ pub(crate) fn ping(args: &Ping) -> Result<ExitCode> {
         .map_err(|error| Failure::new("cannot listen for new devices").because(&error))?;
     let mut pings = Pings::start(devices, &args.drop_from).map_err(failed)?;
     let mut lines = Lines::new();
-    if !args.json {
-        anstream::eprintln!("watching for pings; Ctrl-C ends it");
-    }
+    anstream::eprintln!("watching for pings; Ctrl-C ends it");
     let (mut seen, mut refused) = (0, 0);
     let mut loss = Loss::default();
     loop {
