@@ -3,8 +3,10 @@
 mod daemon;
 mod demo;
 mod down;
+mod leaktest;
 mod man;
 mod monitor;
+pub(crate) mod rule;
 mod run;
 mod status;
 mod trace;
@@ -20,15 +22,17 @@ use crate::{
     output,
 };
 
-pub(crate) use self::{monitor::Monitor, trace::Trace};
+pub(crate) use self::{leaktest::Leaktest, monitor::Monitor, trace::Trace};
 
 /// Does what was asked.
 pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Run(args) => Err(run::run(&cli.place, &args)),
         Command::Tunnel(command) => tunnel::tunnel(&cli.place, &command),
+        Command::Rule(command) => rule::rule(&cli.place, &command),
         Command::Status(json) => status::status(&cli.place, json),
         Command::Down(json) => down::down(&cli.place, json),
+        Command::Leaktest(args) => leaktest::leaktest(&cli.place, &args),
         Command::Demo(json) => demo::demo(json),
         Command::Monitor(args) => monitor::monitor(&cli.place, &args),
         Command::Trace(args) => trace::trace(&args),
