@@ -25,8 +25,8 @@ use crate::{
 )]
 #[command(after_help = "\
 First steps:
-  sudo lockne demo                                see it work, in namespaces of its own
-  sudo lockne run --via ./work.conf -- curl URL   one program through a WireGuard tunnel
+  sudo lockne demo                  see it work, in namespaces of its own
+  sudo lockne run --via ./work.conf -- curl URL
   sudo lockne run --via tun0 -- sudo -u $USER firefox")]
 pub(crate) struct Cli {
     #[command(flatten)]
