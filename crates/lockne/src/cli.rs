@@ -9,7 +9,7 @@ use lockne_daemon::state_dir::StateDir;
 
 use crate::{
     cmd::{
-        doctor,
+        self, doctor,
         rule::{File, Rule},
     },
     failure::{Failure, Result},
@@ -25,8 +25,8 @@ use crate::{
 )]
 #[command(after_help = "\
 First steps:
-  sudo lockne demo                                see it work, in namespaces of its own
-  sudo lockne run --via ./work.conf -- curl URL   one program through a WireGuard tunnel
+  sudo lockne demo                  see it work, in namespaces of its own
+  sudo lockne run --via ./work.conf -- curl URL
   sudo lockne run --via tun0 -- sudo -u $USER firefox")]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -107,6 +107,11 @@ pub(crate) enum Command {
     Doctor(doctor::Doctor),
     /// Show the main job on a small internet in network namespaces
     Demo(Json),
+    /// Show packets, and the process each one belongs to
+    Monitor(cmd::Monitor),
+    /// Watch programs start, or pings come in
+    #[command(subcommand)]
+    Trace(cmd::Trace),
     /// Serve the clients in the foreground
     Daemon(Daemon),
     /// Print a completion script
