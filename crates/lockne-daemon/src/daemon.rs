@@ -33,6 +33,7 @@ use tracing::{info, warn};
 
 use crate::{
     Options,
+    dns::Stub,
     error::Error,
     inherited,
     kernel::Kernel,
@@ -68,6 +69,7 @@ pub(crate) struct Daemon {
     pub(crate) policies: BTreeMap<PolicyId, Terms>,
     pub(crate) tunnels: BTreeMap<TunnelName, Tunnel>,
     pub(crate) deaths: Deaths,
+    pub(crate) stubs: BTreeMap<PolicyId, Stub>,
     /// What was stamped by this process, so that it is not done again for nothing.
     pub(crate) stamps: BTreeMap<u32, PolicyId>,
     had_job: bool,
@@ -122,6 +124,7 @@ impl Daemon {
             policies: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             deaths: Deaths::new(),
+            stubs: BTreeMap::new(),
             stamps: BTreeMap::new(),
             had_job: false,
             deserted: None,
@@ -271,6 +274,7 @@ impl Daemon {
             }
         }
         let terms = run.terms;
+        self.check_resolvers(&terms)?;
         let id = self.policy(terms.clone()).await?;
         let before = self.kernel.process(pid);
         self.kernel.set_process(pid, Some(id))?;
@@ -293,6 +297,8 @@ impl Daemon {
             policy: id,
             mark: self.options.field.mark(id.get()),
             notices,
+            resolvers: self.resolvers(&terms),
+            search: self.search_domains(&terms),
         })
     }
 

@@ -28,7 +28,7 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
 };
 use ipnet::IpNet;
-use lockne_abi::{LanKey, MAX_LAN_PREFIXES, MarkField, Policy, name};
+use lockne_abi::{LanKey, MAX_LAN_PREFIXES, MarkField, Policy, Resolvers, name};
 use lockne_core::policy::PolicyId;
 
 use self::stamp::Device;
@@ -44,6 +44,7 @@ pub struct Kernel {
     policies: Array<MapData, Policy>,
     lan: LpmTrie<MapData, LanKey, u8>,
     devices: HashMap<MapData, u32, u32>,
+    resolvers: Array<MapData, Resolvers>,
 }
 
 impl Kernel {
@@ -77,6 +78,7 @@ impl Kernel {
         let policies = take(&mut ebpf, name::POLICIES)?;
         let lan = take(&mut ebpf, name::LAN)?;
         let devices = take(&mut ebpf, name::DEVICES)?;
+        let resolvers = take(&mut ebpf, name::RESOLVERS)?;
         hook::attach(&ebpf, pins)?;
         Ok(Self {
             pins: pins.to_owned(),
@@ -86,6 +88,7 @@ impl Kernel {
             policies,
             lan,
             devices,
+            resolvers,
         })
     }
 
@@ -160,6 +163,17 @@ impl Kernel {
             self.lan.remove(&key(*old)).map_err(Error::map(name::LAN))?;
         }
         Ok(())
+    }
+
+    /// Says whom programs under policy `id` ask for names.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn set_resolvers(&mut self, id: PolicyId, resolvers: Resolvers) -> Result<(), Error> {
+        self.resolvers
+            .set(id.get().into(), resolvers, 0)
+            .map_err(Error::map(name::RESOLVERS))
     }
 
     /// Puts a process with all its threads under a policy, or under none. Its children to come inherit

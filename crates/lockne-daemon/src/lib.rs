@@ -1,6 +1,7 @@
 //! How it is made true: the only crate that changes the system.
 
 mod daemon;
+mod dns;
 mod error;
 pub mod inherited;
 pub mod kernel;

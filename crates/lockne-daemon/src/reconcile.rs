@@ -35,6 +35,7 @@ impl Daemon {
         for (id, terms) in &self.policies {
             self.kernel.set_lan(*id, &terms.lan)?;
         }
+        self.direct_questions(&observed.links)?;
         let stamped = self.stamp(&desired.stamps, &observed.links);
         let steps = plan::diff(&desired, &observed);
         for step in &steps {

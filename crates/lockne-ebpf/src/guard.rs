@@ -18,7 +18,7 @@ use aya_ebpf::{
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
-use lockne_abi::Policy;
+use lockne_abi::{Endpoint, Policy};
 
 use crate::{config, lan, map};
 
@@ -32,7 +32,9 @@ const SOCK_HEAD: usize = 128;
 /// What the device and the policy say about a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// Loopback: neither refused nor counted.
+    /// Loopback, under `direct`: neither refused nor counted.
+    Free,
+    /// Loopback: not counted, and closed to questions for names only.
     Home,
     /// The policy allows the device.
     Allowed,
@@ -57,6 +59,9 @@ pub(crate) fn guard_egress(ctx: SkBuffContext) -> i32 {
     // SAFETY: as above.
     let device = unsafe { (*skb).ifindex };
     match way(map::policy(id), device) {
+        Way::Free => PASS,
+        // A resolver here would ask on, and is not policed.
+        Way::Home if is_question(&ctx) => elsewhere(&ctx, id),
         Way::Home => PASS,
         Way::Allowed => {
             count_sent(skb, id);
@@ -98,8 +103,10 @@ pub(crate) fn count_ingress(ctx: SkBuffContext) -> i32 {
 
 #[inline(always)]
 fn way(policy: Policy, device: u32) -> Way {
-    if device == LOOPBACK {
+    if device == LOOPBACK && !policy.is_direct() {
         Way::Home
+    } else if device == LOOPBACK {
+        Way::Free
     } else if policy.allows(device) {
         Way::Allowed
     } else {
@@ -122,7 +129,7 @@ fn count_sent(skb: *mut __sk_buff, id: u8) {
     });
 }
 
-/// The rare rest: from another namespace, to the local network, or away.
+/// The rare rest: from another namespace, to the local network, away, or a question to this machine.
 ///
 /// Out of line, so that the packets above do not pay for its stack.
 #[inline(never)]
@@ -131,11 +138,30 @@ fn elsewhere(ctx: &SkBuffContext, id: u8) -> i32 {
         return PASS;
     }
     // Not counted: what goes past the tunnel is not the tunnel's traffic.
-    if lan::destination(ctx).is_some_and(|address| lan::has(id, address)) {
+    if lan::destination(ctx).is_some_and(|address| lan::has(id, address)) && !is_question(ctx) {
         return PASS;
     }
     map::count_refusal(id);
     DROP
+}
+
+/// Whether the packet is for the port of resolvers.
+#[inline(always)]
+fn is_question(ctx: &SkBuffContext) -> bool {
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    let Ok(first) = ctx.load::<u8>(0) else {
+        return false;
+    };
+    let (protocol, ports) = match first >> 4 {
+        4 => (ctx.load::<u8>(9), usize::from(first & 0xf) * 4),
+        6 => (ctx.load::<u8>(6), 40),
+        _ => return false,
+    };
+    matches!(protocol, Ok(TCP | UDP))
+        && ctx
+            .load::<u16>(ports + 2)
+            .is_ok_and(|port| u32::from(port) == Endpoint::DNS)
 }
 
 /// Whether the packet's socket is in a network namespace that is not ours. In doubt it is ours.
@@ -189,7 +215,8 @@ mod tests {
 
     #[test]
     fn loopback_is_open_to_every_policy() {
-        for policy in [Policy::BLOCK, Policy::DIRECT, Policy::tunnel(3)] {
+        assert_eq!(way(Policy::DIRECT, LOOPBACK), Way::Free);
+        for policy in [Policy::BLOCK, Policy::tunnel(3)] {
             assert_eq!(way(policy, LOOPBACK), Way::Home);
         }
     }

@@ -14,7 +14,9 @@
     reason = "of sizes known here, and of a process id from the upper half of a word"
 )]
 
+mod call;
 mod config;
+mod dns;
 mod family;
 mod guard;
 mod lan;

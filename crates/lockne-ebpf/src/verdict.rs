@@ -12,6 +12,7 @@ pub(crate) enum Errno {
     Again = 11,
     ProtocolNotSupported = 93,
     NetworkUnreachable = 101,
+    HostUnreachable = 113,
 }
 
 /// Lets the system call go on.

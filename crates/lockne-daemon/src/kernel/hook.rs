@@ -19,7 +19,7 @@ type Hook = Option<u32>;
 
 /// Every program that is attached once, in the order in which they begin to act: who is policed is
 /// known before sockets are marked, and what is marked is guarded.
-pub(super) const HOOKS: [(&str, Hook); 9] = [
+pub(super) const HOOKS: [(&str, Hook); 13] = [
     (name::FOLLOW_FORK, None),
     (name::FORGET_EXIT, None),
     (name::GUARD_EGRESS, Some(1)),
@@ -29,6 +29,10 @@ pub(super) const HOOKS: [(&str, Hook); 9] = [
     (name::CONNECT6, Some(11)),
     (name::SENDMSG4, Some(14)),
     (name::SENDMSG6, Some(15)),
+    (name::RECVMSG4, Some(19)),
+    (name::RECVMSG6, Some(20)),
+    (name::GETPEERNAME4, Some(29)),
+    (name::GETPEERNAME6, Some(30)),
 ];
 
 /// Attaches all of them and pins their links, or puts them where their predecessors are.

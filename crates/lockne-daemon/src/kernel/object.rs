@@ -8,7 +8,9 @@ use aya::{
     programs::{Program, ProgramType},
     sys::{BpfHelper, is_helper_supported},
 };
-use lockne_abi::{Config, Counters, LanKey, MarkField, PROCESSES_PER_PAGE, Policy, name};
+use lockne_abi::{
+    Config, Counters, LanKey, MarkField, PROCESSES_PER_PAGE, Policy, Renames, Resolvers, name,
+};
 
 use super::{Error, btf, namespace::Netns, sys};
 
@@ -28,7 +30,7 @@ const fn shape<K, V>(name: &'static str) -> Shape {
 }
 
 /// Every map that outlives the daemon; the last is written when all others are there.
-pub(super) const MAPS: [Shape; 8] = [
+pub(super) const MAPS: [Shape; 10] = [
     shape::<u32, [u8; PROCESSES_PER_PAGE as usize]>(name::PROCESSES),
     shape::<u32, u32>(name::OVERFLOW),
     shape::<u32, u64>(name::FORKS),
@@ -37,6 +39,8 @@ pub(super) const MAPS: [Shape; 8] = [
     // The prefix length comes before the key.
     shape::<[u8; 4 + size_of::<LanKey>()], u8>(name::LAN),
     shape::<u32, u32>(name::DEVICES),
+    shape::<u32, Resolvers>(name::RESOLVERS),
+    shape::<i32, Renames>(name::NAMES),
     shape::<u32, Config>(name::LOADED),
 ];
 

@@ -10,6 +10,7 @@
 
 mod action;
 mod counter;
+mod dns;
 mod family;
 mod fault;
 mod footprint;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     let modules = [
         ("action", action::TESTS),
         ("counter", counter::TESTS),
+        ("dns", dns::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
         ("hole", hole::TESTS),
