@@ -67,6 +67,8 @@ pub mod name {
     pub const GETPEERNAME4: &str = "getpeername4";
     /// Program on `cgroup/getpeername6`.
     pub const GETPEERNAME6: &str = "getpeername6";
+    /// Program on `cgroup/connect_unix`, which not every kernel has.
+    pub const CONNECT_UNIX: &str = "connect_unix";
     /// Program on `cgroup_skb/egress`.
     pub const GUARD_EGRESS: &str = "guard_egress";
     /// Program on `cgroup_skb/ingress`.
@@ -405,12 +407,16 @@ pub struct Config {
     pub net_inode: u32,
     /// 1 where `bpf_set_retval` exists (Linux 5.18), else 0.
     pub has_set_retval: u32,
+    /// Byte offset of `bpf_sock_addr_kern.uaddr`.
+    pub unix_address: u32,
+    /// Byte offset of `bpf_sock_addr_kern.uaddrlen`; 0 where there is no such thing (before Linux 6.7).
+    pub unix_length: u32,
 }
 
 const _: () = assert!(size_of::<Policy>() == 12);
 const _: () = assert!(size_of::<Counters>() == 40);
 const _: () = assert!(size_of::<LanKey>() == 17);
-const _: () = assert!(size_of::<Config>() == 48);
+const _: () = assert!(size_of::<Config>() == 56);
 const _: () = assert!(size_of::<Resolvers>() == 112);
 const _: () = assert!(size_of::<Renames>() == 80);
 
@@ -428,7 +434,7 @@ mod user {
     unsafe impl aya::Pod for Resolvers {}
     // SAFETY: 20 `u32`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Renames {}
-    // SAFETY: a `u64` and ten `u32`, so no padding; every bit pattern is valid.
+    // SAFETY: a `u64` and twelve `u32`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Config {}
 }
 

@@ -21,6 +21,8 @@ static CONFIG: Config = Config {
     sock_net: 0,
     net_inode: 0,
     has_set_retval: 0,
+    unix_address: 0,
+    unix_length: 0,
 };
 
 macro_rules! fields {
@@ -46,6 +48,8 @@ fields! {
     sock_net: u32,
     net_inode: u32,
     has_set_retval: u32,
+    unix_address: u32,
+    unix_length: u32,
 }
 
 /// The bits of the mark that are ours.

@@ -25,6 +25,7 @@ mod mark;
 mod process;
 mod remark;
 mod reply;
+mod unix;
 mod verdict;
 
 /// The programs call helpers that the kernel gives to GPL programs only.

@@ -12,6 +12,7 @@ pub(crate) enum Errno {
     Again = 11,
     ProtocolNotSupported = 93,
     NetworkUnreachable = 101,
+    ConnectionRefused = 111,
     HostUnreachable = 113,
 }
 

@@ -49,6 +49,10 @@ const TRACEPOINTS: [(&str, &str); 2] = [
     (name::FORGET_EXIT, "sched_process_exit"),
 ];
 
+/// The kernel object.
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lockne.bpf.o"));
+
 /// Loads every map and program, and pins the maps. Maps that are pinned already are used as they are.
 pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
     let config = config(field, processes(pins)?)?;
@@ -63,8 +67,7 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
     for map in &MAPS {
         loader.map_pin_path(map.name, pins.join(map.name));
     }
-    let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lockne.bpf.o"));
-    let mut ebpf = loader.load(object).map_err(Error::load)?;
+    let mut ebpf = loader.load(OBJECT).map_err(Error::load)?;
     check_shapes(pins)?;
 
     let map = ebpf.map_mut(name::LOADED).expect("the object has the map");
@@ -73,6 +76,8 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
 
     for (name, program) in ebpf.programs_mut() {
         let result = match program {
+            // It is on a hook that Aya does not know.
+            _ if name == name::CONNECT_UNIX => Ok(()),
             Program::CgroupSock(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSkb(program) => program.load(),
@@ -132,6 +137,8 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         sock_net: types.offset("sock", "__sk_common.skc_net.net")?,
         net_inode: types.offset("net", "ns.inum")?,
         has_set_retval: has_set_retval.into(),
+        unix_address: types.offset("bpf_sock_addr_kern", "uaddr").unwrap_or(0),
+        unix_length: types.offset("bpf_sock_addr_kern", "uaddrlen").unwrap_or(0),
     })
 }
 

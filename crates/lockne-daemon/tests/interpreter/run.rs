@@ -25,6 +25,8 @@ pub(crate) const CONFIG: Config = Config {
     sock_net: 48,
     net_inode: 12,
     has_set_retval: 1,
+    unix_address: 8,
+    unix_length: 32,
 };
 
 /// A mark of policy `id`, with bits of somebody else.

@@ -24,6 +24,7 @@ tests! {
     direct_program_asks_the_home needs ["dnsmasq", "dig"],
     older_connection_to_a_resolver_of_this_machine_is_silent needs ["dnsmasq", "python3"],
     questions_go_on_without_a_daemon_and_the_stub_is_closed needs ["dnsmasq", "dig"],
+    sockets_of_resolvers_refuse_policed_programs needs ["dnsmasq", "python3"],
     multicast_names_do_not_reach_the_local_network needs ["python3"],
     search_domains_of_the_tunnel_are_searched,
 }
@@ -325,6 +326,33 @@ fn questions_go_on_without_a_daemon_and_the_stub_is_closed() {
         text(&output)
     );
     bench.assert_home_heard_nothing();
+}
+
+fn sockets_of_resolvers_refuse_policed_programs() {
+    let bench = Bench::new();
+    let _daemon = bench.home.daemon();
+    bench.home.tunnels_up();
+    let state = bench.home.state_dir();
+    // A `/run` of its own, where all of them have their sockets.
+    let script = "mount -t tmpfs t /run && exec python3 -c \"$0\" \"$@\"";
+    let shell = ["sh", "-c", script, program::SOCKETS];
+    let arguments = [env!("CARGO_BIN_EXE_lockne"), state.to_str().unwrap()];
+
+    let output = bench.run_free(
+        "nameserver 127.0.0.53\n",
+        &[&shell[..], &arguments].concat(),
+    );
+
+    let free = "in in in in in in in in in";
+    let policed = "refused refused refused refused in in in refused in";
+    let wanted = format!(
+        ": {free}\nnscd was asked\n\
+         --via a : {policed}\nnscd was not asked\n\
+         --block : {policed}\nnscd was not asked\n\
+         --direct : {free}\nnscd was asked\n"
+    );
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said, wanted, "{}", text(&output));
 }
 
 fn multicast_names_do_not_reach_the_local_network() {

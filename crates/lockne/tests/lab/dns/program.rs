@@ -59,7 +59,7 @@ lockne, state = sys.argv[1:]
 os.execv(lockne, [lockne, "--state-dir", state, "run", "--via", "a", "--", sys.executable, "-c", asker, str(s.fileno())])
 "#;
 
-/// Asks neighbours by mDNS, LLMNR, NetBIOS and SSDP, on the home's device; that it may not is no failure.
+/// Asks neighbours by mDNS, LLMNR, `NetBIOS` and SSDP, on the home's device; that it may not is no failure.
 pub(crate) const MULTICAST: &str = r#"
 import socket
 index = socket.if_nametoindex("eth0")
@@ -79,4 +79,52 @@ for to, port in [("224.0.0.251", 5353), ("224.0.0.252", 5355), ("239.255.255.250
     send(socket.AF_INET, to, port)
 for to, port in [("ff02::fb", 5353), ("ff02::1:3", 5355), ("ff02::c", 1900)]:
     send(socket.AF_INET6, to, port)
+"#;
+
+/// Listens where systemd-resolved, nscd, avahi and somebody else would, then lets programs connect there, free and
+/// under each policy. Says for each who was let in, and whether getent came to nscd.
+pub(crate) const SOCKETS: &str = r#"
+import os, socket, subprocess, sys, threading
+lockne, state = sys.argv[1:]
+paths = ["/run/systemd/resolve/io.systemd.Resolve", "/var/run/nscd/socket", "/run/nscd/socket",
+         "/run/avahi-daemon/socket", "/run/other/socket", "/run/other/io.systemd.Resolved", "/run/x"]
+nscd = 0
+def serve(path):
+    global nscd
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(path)
+    s.listen(64)
+    def accept():
+        global nscd
+        while True:
+            connection, _ = s.accept()
+            nscd += path.endswith("nscd/socket")
+            connection.close()
+    threading.Thread(target=accept, daemon=True).start()
+for path in paths:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if not os.path.exists(path):
+        serve(path)
+client = """
+import socket, sys
+for path in sys.argv[1:]:
+    s = socket.socket(socket.AF_UNIX)
+    try:
+        s.connect(path)
+        print("in", end=" ")
+    except ConnectionRefusedError:
+        print("refused", end=" ")
+print()
+"""
+more = ["/run/systemd/resolve/../resolve/io.systemd.Resolve", "/run/nscd//socket"]
+def under(*policy):
+    return [lockne, "--state-dir", state, "run", *policy, "--"] if policy else []
+for policy in [[], ["--via", "a"], ["--block"], ["--direct"]]:
+    before = nscd
+    command = under(*policy) + [sys.executable, "-c", client, *paths, *more]
+    found = subprocess.run(command, capture_output=True, text=True)
+    print(*policy, ":", found.stdout.strip() + found.stderr.strip())
+    before = nscd
+    subprocess.run(under(*policy) + ["getent", "ahosts", "test.example"], capture_output=True)
+    print("nscd was asked" if nscd > before else "nscd was not asked")
 "#;
