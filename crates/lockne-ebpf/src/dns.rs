@@ -66,13 +66,12 @@ pub(crate) fn ask<F: Family>(
     let device = bound_to(policy, device);
     match decide(&asked, &F::source(sock), device, resolvers, is_lan) {
         Decision::Leave => ALLOW,
-        Decision::Refuse => refused(id),
         Decision::Ask(given) if is_named(sock, call, &asked, &given) => ALLOW,
         Decision::Ask(given) if rename(ctx, asked, given) => {
             call::set_peer::<F>(ctx, &given);
             ALLOW
         }
-        Decision::Ask(_) => refused(id),
+        Decision::Ask(_) | Decision::Refuse => refused(id),
     }
 }
 

@@ -59,10 +59,9 @@ pub(crate) fn guard_egress(ctx: SkBuffContext) -> i32 {
     // SAFETY: as above.
     let device = unsafe { (*skb).ifindex };
     match way(map::policy(id), device) {
-        Way::Free => PASS,
         // A resolver here would ask on, and is not policed.
         Way::Home if is_question(&ctx) => elsewhere(&ctx, id),
-        Way::Home => PASS,
+        Way::Home | Way::Free => PASS,
         Way::Allowed => {
             count_sent(skb, id);
             PASS

@@ -43,13 +43,11 @@ pub(crate) fn connect_unix(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn is_resolver(ctx: &SockAddrContext) -> bool {
     // The argument is the kernel's own `struct bpf_sock_addr_kern`, with a copy of the caller's address.
-    let kernel: *const u8 = ctx.sock_addr.cast();
+    let kernel = ctx.sock_addr;
     // SAFETY: the helper checks each address; the offsets are from the kernel's own types.
     let (address, length) = unsafe {
-        let address = kernel
-            .add(config::unix_address() as usize)
-            .cast::<*const u8>();
-        let length = kernel.add(config::unix_length() as usize).cast::<u32>();
+        let address: *const *const u8 = kernel.byte_add(config::unix_address() as usize).cast();
+        let length: *const u32 = kernel.byte_add(config::unix_length() as usize).cast();
         (
             bpf_probe_read_kernel(address),
             bpf_probe_read_kernel(length),
