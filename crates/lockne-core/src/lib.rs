@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod config;
+pub mod permission;
 pub mod plan;
 pub mod policy;
 pub mod rule;

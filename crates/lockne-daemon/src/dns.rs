@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use lockne_abi::{Endpoint, Resolver, Resolvers, words};
 use lockne_core::{
     plan,
-    policy::{PolicyId, Terms},
+    policy::{Policy, PolicyId, Terms},
     tunnel::TunnelName,
 };
 use tracing::warn;
@@ -62,9 +62,10 @@ impl Daemon {
         &mut self,
         links: &BTreeMap<TunnelName, plan::Link>,
     ) -> Result<(), Error> {
-        let policies = self.policies.clone();
-        self.stubs.retain(|id, _| policies.contains_key(id));
-        for (id, terms) in policies {
+        let policies = self.in_force();
+        self.stubs
+            .retain(|id, _| policies.iter().any(|policy| policy.id == *id));
+        for Policy { id, terms } in policies {
             let addresses = self.resolvers(&terms);
             let resolvers = if addresses.is_empty() {
                 self.stubs.remove(&id);

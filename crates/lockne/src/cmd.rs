@@ -4,6 +4,7 @@ mod daemon;
 mod demo;
 mod down;
 mod man;
+pub(crate) mod rule;
 mod run;
 mod status;
 mod tunnel;
@@ -23,6 +24,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Run(args) => Err(run::run(&cli.place, &args)),
         Command::Tunnel(command) => tunnel::tunnel(&cli.place, &command),
+        Command::Rule(command) => rule::rule(&cli.place, &command),
         Command::Status(json) => status::status(&cli.place, json),
         Command::Down(json) => down::down(&cli.place, json),
         Command::Demo(json) => demo::demo(json),

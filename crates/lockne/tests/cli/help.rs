@@ -14,7 +14,7 @@ tests! { TESTS:
     bash_completes_commands_and_options,
 }
 
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: [&[&str]; 18] = [
     &[],
     &["run"],
     &["tunnel"],
@@ -22,6 +22,11 @@ const COMMANDS: [&[&str]; 13] = [
     &["tunnel", "down"],
     &["tunnel", "list"],
     &["tunnel", "show"],
+    &["rule"],
+    &["rule", "list"],
+    &["rule", "add"],
+    &["rule", "remove"],
+    &["rule", "test"],
     &["status"],
     &["down"],
     &["demo"],

@@ -20,8 +20,10 @@ mod network;
 mod older;
 mod path;
 mod peer;
+mod rule;
 mod survival;
 mod tool;
+mod user;
 mod way;
 
 use std::process::ExitCode;
@@ -48,7 +50,9 @@ fn main() -> ExitCode {
         ("older", older::TESTS),
         ("path", path::TESTS),
         ("peer", peer::TESTS),
+        ("rule", rule::TESTS),
         ("survival", survival::TESTS),
+        ("user", user::TESTS),
     ];
     let tests = modules
         .into_iter()
