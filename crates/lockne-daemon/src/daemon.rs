@@ -343,6 +343,7 @@ impl Daemon {
             }
         }
         self.check_resolvers(&terms)?;
+        notices.extend(self.open_sockets(&terms));
         // Judged before a policy is made for nothing, and again when nothing can come in between.
         let present = |daemon: &Self| {
             // A policy that is not known here is not his to leave either.

@@ -5,19 +5,30 @@ mod stub;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
 };
 
 use ipnet::IpNet;
 use lockne_abi::{Endpoint, Resolver, Resolvers, words};
 use lockne_core::{
     plan,
-    policy::{Policy, PolicyId, Terms},
+    policy::{Action, Policy, PolicyId, Terms},
     tunnel::TunnelName,
 };
 use tracing::warn;
 
 pub(crate) use self::stub::Stub;
-use crate::{daemon::Daemon, error::Error, reconcile::tunnel_of};
+use crate::{daemon::Daemon, error::Error, kernel::Feature, reconcile::tunnel_of};
+
+/// Sockets by which libc asks somebody else.
+const SOCKETS: [(&str, &str); 3] = [
+    (
+        "/run/systemd/resolve/io.systemd.Resolve",
+        "systemd-resolved",
+    ),
+    ("/var/run/nscd/socket", "nscd"),
+    ("/run/avahi-daemon/socket", "avahi"),
+];
 
 /// The port of resolvers.
 const DNS: u16 = 53;
@@ -55,6 +66,23 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+
+    /// What to say of resolvers that a program can ask by a socket, where this kernel cannot keep it from
+    /// that.
+    pub(crate) fn open_sockets(&self, terms: &Terms) -> Option<String> {
+        let is_missing = self.kernel.missing().contains(&Feature::UnixSockets);
+        if !is_missing || terms.action == Action::Direct {
+            return None;
+        }
+        let here = SOCKETS.iter().find(|(path, _)| Path::new(path).exists());
+        here.map(|(_, name)| {
+            format!(
+                "this kernel cannot keep the program from asking {name}, which asks on outside of the policy; \
+                 Linux {} can",
+                Feature::UnixSockets.since()
+            )
+        })
     }
 
     /// Tells the kernel and the stubs whom each policy asks.
