@@ -6,6 +6,8 @@
 
 #![no_std]
 
+pub mod observe;
+
 use core::net::IpAddr;
 
 /// How many values a policy id can have. Id 0 stands for "no policy".
@@ -32,6 +34,9 @@ pub mod name {
     /// Array of one number: not 0 once a child of a process with a policy got an id beyond
     /// [`PROCESSES`], so that it could not be recorded.
     pub const OVERFLOW: &str = "OVERFLOW";
+    /// Array of one number: not 0 once a process under a policy that can mark packets has made a
+    /// socket, so that the guard must ask sockets for their marks.
+    pub const STRICT: &str = "STRICT";
     /// Per-CPU array of one number: how many children have inherited a policy so far.
     pub const FORKS: &str = "FORKS";
     /// Per-CPU array from policy id to [`Counters`](crate::Counters).
@@ -69,6 +74,8 @@ pub mod name {
     pub const GETPEERNAME6: &str = "getpeername6";
     /// Program on `cgroup/connect_unix`, which not every kernel has.
     pub const CONNECT_UNIX: &str = "connect_unix";
+    /// Program on `cgroup/setsockopt`.
+    pub const KEEP_MARK: &str = "keep_mark";
     /// Program on `cgroup_skb/egress`.
     pub const GUARD_EGRESS: &str = "guard_egress";
     /// Program on `cgroup_skb/ingress`.
@@ -411,12 +418,20 @@ pub struct Config {
     pub unix_address: u32,
     /// Byte offset of `bpf_sock_addr_kern.uaddrlen`; 0 where there is no such thing (before Linux 6.7).
     pub unix_length: u32,
+    /// Byte offset of `task_struct.cred`.
+    pub task_cred: u32,
+    /// Byte offset of `cred.cap_effective`.
+    pub cred_effective: u32,
+    /// Byte offset of `cred.user_ns`.
+    pub cred_user_ns: u32,
+    /// Byte offset of `user_namespace.level`.
+    pub user_ns_level: u32,
 }
 
 const _: () = assert!(size_of::<Policy>() == 12);
 const _: () = assert!(size_of::<Counters>() == 40);
 const _: () = assert!(size_of::<LanKey>() == 17);
-const _: () = assert!(size_of::<Config>() == 56);
+const _: () = assert!(size_of::<Config>() == 72);
 const _: () = assert!(size_of::<Resolvers>() == 112);
 const _: () = assert!(size_of::<Renames>() == 80);
 
@@ -434,7 +449,7 @@ mod user {
     unsafe impl aya::Pod for Resolvers {}
     // SAFETY: 20 `u32`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Renames {}
-    // SAFETY: a `u64` and twelve `u32`, so no padding; every bit pattern is valid.
+    // SAFETY: a `u64` and sixteen `u32`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Config {}
 }
 

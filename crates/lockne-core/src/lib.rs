@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod config;
+pub mod filter;
 pub mod permission;
 pub mod plan;
 pub mod policy;

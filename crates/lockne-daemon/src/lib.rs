@@ -10,6 +10,7 @@ mod error;
 pub mod inherited;
 pub mod kernel;
 pub mod leftover;
+pub mod observe;
 mod peer;
 mod privilege;
 pub mod ready;

@@ -23,6 +23,10 @@ static CONFIG: Config = Config {
     has_set_retval: 0,
     unix_address: 0,
     unix_length: 0,
+    task_cred: 0,
+    cred_effective: 0,
+    cred_user_ns: 0,
+    user_ns_level: 0,
 };
 
 macro_rules! fields {
@@ -50,6 +54,10 @@ fields! {
     has_set_retval: u32,
     unix_address: u32,
     unix_length: u32,
+    task_cred: u32,
+    cred_effective: u32,
+    cred_user_ns: u32,
+    user_ns_level: u32,
 }
 
 /// The bits of the mark that are ours.

@@ -20,7 +20,7 @@ use aya_ebpf::{
 };
 use lockne_abi::{Endpoint, Policy};
 
-use crate::{config, lan, map};
+use crate::{config, lan, map, strict};
 
 const LOOPBACK: u32 = 1;
 const PASS: i32 = 1;
@@ -32,8 +32,6 @@ const SOCK_HEAD: usize = 128;
 /// What the device and the policy say about a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// Loopback, under `direct`: neither refused nor counted.
-    Free,
     /// Loopback: not counted, and closed to questions for names only.
     Home,
     /// The policy allows the device.
@@ -48,20 +46,22 @@ pub(crate) fn guard_egress(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the kernel passes a valid packet.
     let mark = unsafe { (*skb).mark };
+    let is_strict = strict::is_on();
     // Most packets have no mark at all; these need not even know where our bits are.
-    if mark == 0 {
+    if mark == 0 && !is_strict {
         return PASS;
     }
-    let id = config::field().policy(mark);
+    let mut id = config::field().policy(mark);
+    if is_strict {
+        id = strictest(id, policy_of_socket(skb));
+    }
     if id == 0 {
         return PASS;
     }
     // SAFETY: as above.
     let device = unsafe { (*skb).ifindex };
     match way(map::policy(id), device) {
-        // A resolver here would ask on, and is not policed.
-        Way::Home if is_question(&ctx) => elsewhere(&ctx, id),
-        Way::Home | Way::Free => PASS,
+        Way::Home => at_home(&ctx, id),
         Way::Allowed => {
             count_sent(skb, id);
             PASS
@@ -102,15 +102,19 @@ pub(crate) fn count_ingress(ctx: SkBuffContext) -> i32 {
 
 #[inline(always)]
 fn way(policy: Policy, device: u32) -> Way {
-    if device == LOOPBACK && !policy.is_direct() {
+    if device == LOOPBACK {
         Way::Home
-    } else if device == LOOPBACK {
-        Way::Free
     } else if policy.allows(device) {
         Way::Allowed
     } else {
         Way::Elsewhere
     }
+}
+
+/// The policy that counts: the socket's own, which no control message changes.
+#[inline(always)]
+fn strictest(packet: u8, socket: u8) -> u8 {
+    if socket == 0 { packet } else { socket }
 }
 
 #[inline(always)]
@@ -126,6 +130,15 @@ fn count_sent(skb: *mut __sk_buff, id: u8) {
         counters.tx_packets += packets;
         counters.tx_bytes += u64::from(bytes);
     });
+}
+
+/// To this machine. A resolver here would ask on, and is not policed.
+#[inline(always)]
+fn at_home(ctx: &SkBuffContext, id: u8) -> i32 {
+    if !is_question(ctx) || map::policy(id).is_direct() {
+        return PASS;
+    }
+    elsewhere(ctx, id)
 }
 
 /// The rare rest: from another namespace, to the local network, away, or a question to this machine.
@@ -191,7 +204,7 @@ fn is_foreign(skb: *mut __sk_buff) -> bool {
     inode != config::netns_inode()
 }
 
-/// The policy in the mark of the socket that receives the packet; 0 if there is none.
+/// The policy in the mark of the packet's socket, which sends or receives it; 0 if there is none.
 #[inline(always)]
 fn policy_of_socket(skb: *mut __sk_buff) -> u8 {
     // SAFETY: the kernel passes a valid packet; the verifier demands both checks for null.
@@ -214,8 +227,7 @@ mod tests {
 
     #[test]
     fn loopback_is_open_to_every_policy() {
-        assert_eq!(way(Policy::DIRECT, LOOPBACK), Way::Free);
-        for policy in [Policy::BLOCK, Policy::tunnel(3)] {
+        for policy in [Policy::BLOCK, Policy::DIRECT, Policy::tunnel(3)] {
             assert_eq!(way(policy, LOOPBACK), Way::Home);
         }
     }
@@ -226,6 +238,15 @@ mod tests {
         assert_eq!(way(Policy::tunnel(3), 2), Way::Elsewhere);
         assert_eq!(way(Policy::BLOCK, 2), Way::Elsewhere);
         assert_eq!(way(Policy::DIRECT, 2), Way::Allowed);
+    }
+
+    #[test]
+    fn socket_outweighs_the_mark_that_a_datagram_was_given() {
+        assert_eq!(
+            (strictest(0, 7), strictest(9, 7), strictest(7, 0)),
+            (7, 7, 7)
+        );
+        assert_eq!(strictest(0, 0), 0);
     }
 
     #[test]

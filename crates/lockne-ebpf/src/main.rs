@@ -22,9 +22,11 @@ mod guard;
 mod lan;
 mod map;
 mod mark;
+mod option;
 mod process;
 mod remark;
 mod reply;
+mod strict;
 mod unix;
 mod verdict;
 

@@ -96,6 +96,8 @@ pub(crate) enum Command {
     Rule(Rule),
     /// Show policies, processes, traffic and tunnels
     Status(Json),
+    /// Try the ways past a tunnel, and say where each went
+    Leaktest(crate::cmd::Leaktest),
     /// Take back everything that lockne did
     Down(Json),
     /// Show the main job on a small internet in network namespaces

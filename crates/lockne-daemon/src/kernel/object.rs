@@ -30,9 +30,10 @@ const fn shape<K, V>(name: &'static str) -> Shape {
 }
 
 /// Every map that outlives the daemon; the last is written when all others are there.
-pub(super) const MAPS: [Shape; 10] = [
+pub(super) const MAPS: [Shape; 11] = [
     shape::<u32, [u8; PROCESSES_PER_PAGE as usize]>(name::PROCESSES),
     shape::<u32, u32>(name::OVERFLOW),
+    shape::<u32, u32>(name::STRICT),
     shape::<u32, u64>(name::FORKS),
     shape::<u32, Policy>(name::POLICIES),
     shape::<u32, Counters>(name::COUNTERS),
@@ -81,6 +82,7 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
             Program::CgroupSock(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSkb(program) => program.load(),
+            Program::CgroupSockopt(program) => program.load(),
             Program::SchedClassifier(program) => program.load(),
             Program::BtfTracePoint(program) => TRACEPOINTS
                 .iter()
@@ -139,6 +141,10 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         has_set_retval: has_set_retval.into(),
         unix_address: types.offset("bpf_sock_addr_kern", "uaddr").unwrap_or(0),
         unix_length: types.offset("bpf_sock_addr_kern", "uaddrlen").unwrap_or(0),
+        task_cred: types.offset("task_struct", "cred")?,
+        cred_effective: types.offset("cred", "cap_effective")?,
+        cred_user_ns: types.offset("cred", "user_ns")?,
+        user_ns_level: types.offset("user_namespace", "level")?,
     })
 }
 

@@ -10,6 +10,7 @@
 mod connect;
 mod dns;
 mod guard;
+mod option;
 mod process;
 mod run;
 mod socket;

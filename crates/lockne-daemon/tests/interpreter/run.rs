@@ -27,6 +27,10 @@ pub(crate) const CONFIG: Config = Config {
     has_set_retval: 1,
     unix_address: 8,
     unix_length: 32,
+    task_cred: 8,
+    cred_effective: 16,
+    cred_user_ns: 24,
+    user_ns_level: 4,
 };
 
 /// A mark of policy `id`, with bits of somebody else.

@@ -115,6 +115,12 @@ impl Home {
         std::fs::set_permissions(self.place.path(), everybody).unwrap();
     }
 
+    /// A path beside the state directory, which any user can reach.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.open();
+        self.place.path().join(name)
+    }
+
     /// Brings a tunnel up.
     pub(crate) fn tunnel_up(&self, name: &str, provider: &Provider) {
         let conf = self.conf(name, provider);

@@ -11,11 +11,13 @@
 mod action;
 mod counter;
 mod dns;
+mod escape;
 mod family;
 mod fault;
 mod footprint;
 mod hole;
 mod home;
+mod leaktest;
 mod network;
 mod older;
 mod path;
@@ -34,7 +36,7 @@ use lockne_lab::{Namespace, probe};
 pub(crate) use tool::tests;
 
 fn main() -> ExitCode {
-    if let Some(code) = probe::run_if_asked() {
+    if let Some(code) = probe::run_if_asked().or_else(lockne_lab::escape::run_if_asked) {
         return code;
     }
     let obstacle = Namespace::create("trial").err();
@@ -43,9 +45,11 @@ fn main() -> ExitCode {
         ("action", action::TESTS),
         ("counter", counter::TESTS),
         ("dns", dns::TESTS),
+        ("escape", escape::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
         ("hole", hole::TESTS),
+        ("leaktest", leaktest::TESTS),
         ("network", network::TESTS),
         ("older", older::TESTS),
         ("path", path::TESTS),
