@@ -8,6 +8,8 @@
 
 pub mod observe;
 
+use core::net::IpAddr;
+
 /// How many values a policy id can have. Id 0 stands for "no policy".
 pub const POLICIES: u32 = 256;
 
@@ -43,6 +45,10 @@ pub mod name {
     pub const LAN: &str = "LAN";
     /// Hash from device index to the policy id stamped on what arrives there.
     pub const DEVICES: &str = "DEVICES";
+    /// Array from policy id to [`Resolvers`](crate::Resolvers).
+    pub const RESOLVERS: &str = "RESOLVERS";
+    /// Storage of a socket: [`Renames`](crate::Renames), whom it was told that it asks.
+    pub const NAMES: &str = "NAMES";
     /// The read-only [`Config`](crate::Config).
     pub const CONFIG: &str = "CONFIG";
     /// Array of one [`Config`](crate::Config), a copy that the next daemon can read.
@@ -58,6 +64,16 @@ pub mod name {
     pub const SENDMSG4: &str = "sendmsg4";
     /// Program on `cgroup/sendmsg6`.
     pub const SENDMSG6: &str = "sendmsg6";
+    /// Program on `cgroup/recvmsg4`.
+    pub const RECVMSG4: &str = "recvmsg4";
+    /// Program on `cgroup/recvmsg6`.
+    pub const RECVMSG6: &str = "recvmsg6";
+    /// Program on `cgroup/getpeername4`.
+    pub const GETPEERNAME4: &str = "getpeername4";
+    /// Program on `cgroup/getpeername6`.
+    pub const GETPEERNAME6: &str = "getpeername6";
+    /// Program on `cgroup/connect_unix`, which not every kernel has.
+    pub const CONNECT_UNIX: &str = "connect_unix";
     /// Program on `cgroup/setsockopt`.
     pub const KEEP_MARK: &str = "keep_mark";
     /// Program on `cgroup_skb/egress`.
@@ -235,6 +251,143 @@ impl LanKey {
     pub const V4_OFFSET: u32 = Self::V6_OFFSET + 96;
 }
 
+/// The words of an IPv6 address, each as it lies in memory. IPv4 addresses are v4-mapped.
+pub type Words = [u32; 4];
+
+/// The third word of every v4-mapped address.
+const MAPPED: u32 = 0xffff_u32.to_be();
+
+/// An address and a port, in the form that `bpf_sock_addr` has them. Port 0 means none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address.
+    pub address: Words,
+    /// The port in network order, in the lower half.
+    pub port: u32,
+}
+
+impl Endpoint {
+    /// The port of resolvers, as [`Self::port`] has it.
+    pub const DNS: u32 = 53_u16.to_be() as u32;
+
+    /// The form of an address and a port.
+    #[must_use]
+    pub fn new(address: IpAddr, port: u16) -> Self {
+        Self {
+            address: words(address),
+            port: u32::from(port.to_be()),
+        }
+    }
+
+    /// The address.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        let mut octets = [0; 16];
+        for (part, word) in octets.chunks_exact_mut(4).zip(self.address) {
+            part.copy_from_slice(&word.to_ne_bytes());
+        }
+        IpAddr::from(octets).to_canonical()
+    }
+}
+
+/// The form of an address.
+#[must_use]
+pub fn words(address: IpAddr) -> Words {
+    let octets = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    let word = |i: usize| {
+        u32::from_ne_bytes([
+            octets[4 * i],
+            octets[4 * i + 1],
+            octets[4 * i + 2],
+            octets[4 * i + 3],
+        ])
+    };
+    [word(0), word(1), word(2), word(3)]
+}
+
+/// Whether it stands for an IPv4 address.
+#[inline]
+#[must_use]
+pub const fn is_mapped(address: &Words) -> bool {
+    address[0] == 0 && address[1] == 0 && address[2] == MAPPED
+}
+
+/// Whether it is an address of the loopback device, or none, which the kernel takes for one.
+#[inline]
+#[must_use]
+pub const fn is_loopback(address: &Words) -> bool {
+    if is_mapped(address) {
+        return address[3].to_ne_bytes()[0] == 127 || address[3] == 0;
+    }
+    let last = u32::from_be(address[3]);
+    address[0] == 0 && address[1] == 0 && address[2] == 0 && last <= 1
+}
+
+/// Whether it is the unspecified address of either family.
+#[inline]
+#[must_use]
+pub const fn is_unspecified(address: &Words) -> bool {
+    address[0] == 0
+        && address[1] == 0
+        && (address[2] == 0 || address[2] == MAPPED)
+        && address[3] == 0
+}
+
+/// Where a policy's questions for names go, of one IP version.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resolver {
+    /// Behind the tunnel.
+    pub far: Endpoint,
+    /// On this machine, for sockets that cannot ask `far`; it asks in their place.
+    pub stub: Endpoint,
+    /// The tunnel's own address: a socket that has it can ask `far`.
+    pub own: Words,
+}
+
+/// Where a policy's questions for names go. Zeroed memory means that the policy has no resolver.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resolvers {
+    /// For what is asked by IPv4.
+    pub v4: Resolver,
+    /// For what is asked by IPv6.
+    pub v6: Resolver,
+}
+
+impl Resolvers {
+    /// Whether there is one, of either IP version.
+    #[inline]
+    #[must_use]
+    pub const fn exist(&self) -> bool {
+        self.v4.far.port != 0 || self.v6.far.port != 0
+    }
+}
+
+/// Whom a socket asked, and whom it asks in truth.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rename {
+    /// Whom the program named.
+    pub asked: Endpoint,
+    /// Who got the question.
+    pub given: Endpoint,
+}
+
+/// What a socket's questions were renamed to; an IPv6 socket can ask by both IP versions.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Renames {
+    /// By IPv4.
+    pub v4: Rename,
+    /// By IPv6.
+    pub v6: Rename,
+}
+
 /// What the daemon tells the programs when it loads them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -261,6 +414,10 @@ pub struct Config {
     pub net_inode: u32,
     /// 1 where `bpf_set_retval` exists (Linux 5.18), else 0.
     pub has_set_retval: u32,
+    /// Byte offset of `bpf_sock_addr_kern.uaddr`.
+    pub unix_address: u32,
+    /// Byte offset of `bpf_sock_addr_kern.uaddrlen`; 0 where there is no such thing (before Linux 6.7).
+    pub unix_length: u32,
     /// Byte offset of `task_struct.cred`.
     pub task_cred: u32,
     /// Byte offset of `cred.cap_effective`.
@@ -274,11 +431,13 @@ pub struct Config {
 const _: () = assert!(size_of::<Policy>() == 12);
 const _: () = assert!(size_of::<Counters>() == 40);
 const _: () = assert!(size_of::<LanKey>() == 17);
-const _: () = assert!(size_of::<Config>() == 64);
+const _: () = assert!(size_of::<Config>() == 72);
+const _: () = assert!(size_of::<Resolvers>() == 112);
+const _: () = assert!(size_of::<Renames>() == 80);
 
 #[cfg(feature = "user")]
 mod user {
-    use crate::{Config, Counters, LanKey, Policy};
+    use crate::{Config, Counters, LanKey, Policy, Renames, Resolvers};
 
     // SAFETY: three `u32`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Policy {}
@@ -286,7 +445,11 @@ mod user {
     unsafe impl aya::Pod for Counters {}
     // SAFETY: bytes only, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for LanKey {}
-    // SAFETY: a `u64` and fourteen `u32`, so no padding; every bit pattern is valid.
+    // SAFETY: 28 `u32`, so no padding; every bit pattern is valid.
+    unsafe impl aya::Pod for Resolvers {}
+    // SAFETY: 20 `u32`, so no padding; every bit pattern is valid.
+    unsafe impl aya::Pod for Renames {}
+    // SAFETY: a `u64` and sixteen `u32`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Config {}
 }
 
@@ -329,6 +492,43 @@ mod tests {
         assert_eq!(mark, 0xabcd_4201);
         assert_eq!(field.policy(mark), 0x42);
         assert_eq!(field.stamp(mark, 0), 0xabcd_0001);
+    }
+
+    #[test]
+    fn every_address_of_this_machine_is_known_as_one() {
+        let is = |text: &str| is_loopback(&words(text.parse().unwrap()));
+
+        for address in [
+            "127.0.0.1",
+            "127.255.0.53",
+            "0.0.0.0",
+            "::1",
+            "::",
+            "::ffff:127.0.0.53",
+        ] {
+            assert!(is(address), "{address}");
+        }
+        for address in [
+            "128.0.0.1",
+            "1.2.3.127",
+            "::2",
+            "::127.0.0.1",
+            "fe80::1",
+            "1::1",
+        ] {
+            assert!(!is(address), "{address}");
+        }
+    }
+
+    #[test]
+    fn endpoint_has_the_form_of_the_kernel() {
+        let endpoint = Endpoint::new("1.2.3.4".parse().unwrap(), 53);
+
+        assert_eq!(endpoint.port, Endpoint::DNS);
+        assert_eq!(endpoint.ip(), IpAddr::from([1, 2, 3, 4]));
+        assert!(is_mapped(&endpoint.address));
+        assert_eq!(endpoint.address[3].to_ne_bytes(), [1, 2, 3, 4]);
+        assert!(!is_mapped(&words("fd00::53".parse().unwrap())));
     }
 
     #[test]

@@ -78,6 +78,12 @@ pub struct Running {
     pub mark: u32,
     /// What the user should know, a sentence each.
     pub notices: Vec<String>,
+    /// Whom it asks for names, whomever it means to ask; nobody but itself decides if there is none.
+    #[serde(default)]
+    pub resolvers: Vec<IpAddr>,
+    /// The domains in which its tunnel's configuration has short names searched.
+    #[serde(default)]
+    pub search: Vec<String>,
 }
 
 /// Asks for a tunnel from a wg-quick file.
@@ -178,6 +184,9 @@ pub struct PolicyStatus {
     pub table: Option<u32>,
     /// The device its packets may leave by; `None` means silence, or any device for `direct`.
     pub device: Option<String>,
+    /// Whom its programs ask for names, whomever they mean to ask.
+    #[serde(default)]
+    pub resolvers: Vec<IpAddr>,
     /// Its living processes.
     pub processes: Vec<ProcessStatus>,
     /// Packets and bytes; loopback does not count.

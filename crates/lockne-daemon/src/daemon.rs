@@ -28,6 +28,7 @@ use crate::{
     Options, SocketOf,
     authority::{Authority, Caller, Owners},
     configured::Configured,
+    dns::Stub,
     error::Error,
     inherited,
     kernel::Kernel,
@@ -69,6 +70,7 @@ pub(crate) struct Daemon {
     pub(crate) owners: Owners,
     pub(crate) authority: Authority,
     pub(crate) deaths: Deaths,
+    pub(crate) stubs: BTreeMap<PolicyId, Stub>,
     /// What was stamped by this process, so that it is not done again for nothing.
     pub(crate) stamps: BTreeMap<u32, PolicyId>,
     pub(crate) configured: Configured,
@@ -126,6 +128,7 @@ impl Daemon {
             policies: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             deaths: Deaths::new(),
+            stubs: BTreeMap::new(),
             stamps: BTreeMap::new(),
             configured: Configured::new(Installed::new(field)?),
             had_job: false,
@@ -339,6 +342,8 @@ impl Daemon {
                 ));
             }
         }
+        self.check_resolvers(&terms)?;
+        notices.extend(self.open_sockets(&terms));
         // Judged before a policy is made for nothing, and again when nothing can come in between.
         let present = |daemon: &Self| {
             // A policy that is not known here is not his to leave either.
@@ -371,6 +376,8 @@ impl Daemon {
             policy: id,
             mark: self.options.field.mark(id.get()),
             notices,
+            resolvers: self.resolvers(&terms),
+            search: self.search_domains(&terms),
         })
     }
 

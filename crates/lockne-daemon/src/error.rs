@@ -1,6 +1,6 @@
 //! Why the daemon cannot do what was asked.
 
-use std::{io, path::PathBuf};
+use std::{io, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use lockne_core::{
@@ -141,6 +141,20 @@ pub enum Error {
         /// The prefix.
         prefix: IpNet,
     },
+    /// A resolver on this machine asks on outside of the tunnel.
+    #[error("the resolver {address} is on this machine, and would ask on outside of the tunnel")]
+    ResolverHere {
+        /// The resolver.
+        address: IpAddr,
+    },
+    /// A resolver would be asked past the tunnel.
+    #[error("the resolver {address} is in {prefix}, so it would be asked past the tunnel")]
+    ResolverInLan {
+        /// The resolver.
+        address: IpAddr,
+        /// The prefix past the tunnel.
+        prefix: IpNet,
+    },
     /// The process that asked is gone, or not one we see.
     #[error("the process that asks cannot be seen from here")]
     NoProcess,
@@ -264,6 +278,13 @@ impl Error {
                 Some("at most 255 can have programs or connections at the same time; end some".to_owned())
             }
             Self::Everything { .. } => Some("use `--direct`".to_owned()),
+            Self::ResolverHere { .. } => Some(
+                "name the one behind the tunnel; policed programs ask it in place of any other"
+                    .to_owned(),
+            ),
+            Self::ResolverInLan { .. } => {
+                Some("give `--lan` a smaller prefix, or `--dns` another resolver".to_owned())
+            }
             Self::NoProcess => Some(
                 "client and daemon must see the same process ids: run both in the same pid namespace"
                     .to_owned(),

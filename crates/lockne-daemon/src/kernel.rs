@@ -7,6 +7,7 @@ mod bpffs;
 pub(crate) mod btf;
 pub(crate) mod cgroup;
 mod error;
+mod feature;
 mod hook;
 mod namespace;
 mod object;
@@ -15,6 +16,7 @@ mod reading;
 mod remove;
 mod stamp;
 pub(crate) mod sys;
+mod unix;
 
 use std::{
     collections::BTreeSet,
@@ -29,11 +31,13 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
 };
 use ipnet::IpNet;
-use lockne_abi::{LanKey, MAX_LAN_PREFIXES, MarkField, Policy, name};
+use lockne_abi::{LanKey, MAX_LAN_PREFIXES, MarkField, Policy, Resolvers, name};
 use lockne_core::policy::PolicyId;
 
 use self::stamp::Device;
-pub use self::{error::Error, reading::Reading, remove::Removed, stamp::Classifier};
+pub use self::{
+    error::Error, feature::Feature, reading::Reading, remove::Removed, stamp::Classifier,
+};
 pub(crate) use self::{namespace::cookie_of, stamp::name_of};
 
 /// The kernel programs and what they know.
@@ -45,6 +49,8 @@ pub struct Kernel {
     policies: Array<MapData, Policy>,
     lan: LpmTrie<MapData, LanKey, u8>,
     devices: HashMap<MapData, u32, u32>,
+    resolvers: Array<MapData, Resolvers>,
+    missing: Vec<Feature>,
 }
 
 impl Kernel {
@@ -74,11 +80,20 @@ impl Kernel {
 
     fn load(pins: &Path, field: MarkField) -> Result<Self, Error> {
         let mut ebpf = object::load(pins, field)?;
+        let unix = unix::load(&ebpf, pins);
         let overflow = take(&mut ebpf, name::OVERFLOW)?;
         let policies = take(&mut ebpf, name::POLICIES)?;
         let lan = take(&mut ebpf, name::LAN)?;
         let devices = take(&mut ebpf, name::DEVICES)?;
+        let resolvers = take(&mut ebpf, name::RESOLVERS)?;
         hook::attach(&ebpf, pins)?;
+        let missing = match unix.and_then(|program| unix::attach(&program, pins)) {
+            Ok(()) => Vec::new(),
+            Err(error) => {
+                tracing::info!(%error, "without the hook on Unix sockets");
+                vec![Feature::UnixSockets]
+            }
+        };
         Ok(Self {
             pins: pins.to_owned(),
             ebpf,
@@ -87,7 +102,15 @@ impl Kernel {
             policies,
             lan,
             devices,
+            resolvers,
+            missing,
         })
+    }
+
+    /// What this kernel cannot do, so that something is open which is closed elsewhere.
+    #[must_use]
+    pub fn missing(&self) -> &[Feature] {
+        &self.missing
     }
 
     /// Whether programs are pinned below `pins`.
@@ -172,6 +195,17 @@ impl Kernel {
             self.lan.remove(&key(*old)).map_err(Error::map(name::LAN))?;
         }
         Ok(())
+    }
+
+    /// Says whom programs under policy `id` ask for names.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn set_resolvers(&mut self, id: PolicyId, resolvers: Resolvers) -> Result<(), Error> {
+        self.resolvers
+            .set(id.get().into(), resolvers, 0)
+            .map_err(Error::map(name::RESOLVERS))
     }
 
     /// Puts a process with all its threads under a policy, or under none. Its children to come inherit

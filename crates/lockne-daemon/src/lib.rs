@@ -5,6 +5,7 @@ pub mod config;
 mod configured;
 mod connection;
 mod daemon;
+mod dns;
 pub mod doctor;
 mod error;
 pub mod inherited;

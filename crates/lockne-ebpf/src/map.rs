@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray},
 };
-use lockne_abi::{Config, Counters, LanKey, MAX_DEVICES, MAX_LAN_PREFIXES, Policy};
+use lockne_abi::{Config, Counters, LanKey, MAX_DEVICES, MAX_LAN_PREFIXES, Policy, Resolvers};
 
 /// The daemon maps this one into its memory: one byte of a page cannot be set by a system call
 /// without a race against the bytes beside it. The loader sets the true number of pages.
@@ -34,6 +34,9 @@ pub(crate) static LAN: LpmTrie<LanKey, u8> = LpmTrie::with_max_entries(MAX_LAN_P
 
 #[map]
 pub(crate) static DEVICES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_DEVICES, 0);
+
+#[map]
+pub(crate) static RESOLVERS: Array<Resolvers> = Array::with_max_entries(lockne_abi::POLICIES, 0);
 
 /// No program reads it: it is for the daemon that comes after the one that loaded this.
 #[map]

@@ -7,6 +7,7 @@ mod client;
 mod cmd;
 mod failure;
 mod output;
+mod resolv_conf;
 mod sigpipe;
 mod stream;
 

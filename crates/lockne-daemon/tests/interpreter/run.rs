@@ -25,6 +25,8 @@ pub(crate) const CONFIG: Config = Config {
     sock_net: 48,
     net_inode: 12,
     has_set_retval: 1,
+    unix_address: 8,
+    unix_length: 32,
     task_cred: 8,
     cred_effective: 16,
     cred_user_ns: 24,

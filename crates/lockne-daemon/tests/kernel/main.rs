@@ -30,6 +30,9 @@ macro_rules! tests {
     };
 }
 
+/// How many programs are attached once, on a kernel that has all of their hooks.
+pub(crate) const HOOKS: usize = 15;
+
 fn main() -> ExitCode {
     if env::args().nth(1).as_deref() == Some("probe") {
         return probe::main();

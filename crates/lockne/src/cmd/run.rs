@@ -23,19 +23,19 @@ use crate::{
     client::Client,
     cmd::tunnel,
     failure::{self, Failure},
-    output, sigpipe,
+    output, resolv_conf, sigpipe,
 };
 
 /// Runs the program. Returns only if that failed.
 pub(crate) fn run(place: &Place, args: &Run) -> Failure {
     match prepare(place, args) {
-        Ok(path) => become_program(&path, args),
+        Ok((path, running)) => become_program(&path, args, &running),
         Err(failure) => failure,
     }
 }
 
-/// Does all that can fail before the program, and returns its path.
-fn prepare(place: &Place, args: &Run) -> failure::Result<PathBuf> {
+/// Does all that can fail before the program, and returns its path and what it got.
+fn prepare(place: &Place, args: &Run) -> failure::Result<(PathBuf, api::Running)> {
     let ours = |failure: Failure| failure.code(failure::RUN_FAILED);
     let path = find(&args.program[0])?;
     let client = Client::new(place).map_err(ours)?;
@@ -47,7 +47,16 @@ fn prepare(place: &Place, args: &Run) -> failure::Result<PathBuf> {
     for notice in &running.notices {
         output::notice(notice);
     }
-    Ok(path)
+    if running.resolvers.is_empty()
+        && let Action::Via(tunnel) = &request.terms.action
+        && let Some(here) = resolv_conf::resolver_here()
+    {
+        output::notice(&format!(
+            "tunnel `{tunnel}` names no resolver, and the one of this machine ({here}) is refused, \
+             since it asks on outside of the tunnel; `--dns ADDRESS` names one"
+        ));
+    }
+    Ok((path, running))
 }
 
 /// What the arguments say, with the tunnel to bring up for it.
@@ -149,9 +158,13 @@ fn find(program: &OsStr) -> failure::Result<PathBuf> {
     }
 }
 
-fn become_program(path: &Path, args: &Run) -> Failure {
+fn become_program(path: &Path, args: &Run, running: &api::Running) -> Failure {
     let mut command = Command::new(path);
     command.arg0(&args.program[0]).args(&args.program[1..]);
+    // resolv.conf(5): takes the place of the home's `search`. What the user has set stays.
+    if !running.search.is_empty() && env::var_os("LOCALDOMAIN").is_none() {
+        command.env("LOCALDOMAIN", running.search.join(" "));
+    }
     sigpipe::keep(&mut command);
     let error = command.exec();
     let failure = Failure::new(format!("cannot execute `{}`", path.display()));

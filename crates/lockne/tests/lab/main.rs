@@ -10,6 +10,7 @@
 
 mod action;
 mod counter;
+mod dns;
 mod escape;
 mod family;
 mod fault;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     let modules = [
         ("action", action::TESTS),
         ("counter", counter::TESTS),
+        ("dns", dns::TESTS),
         ("escape", escape::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
