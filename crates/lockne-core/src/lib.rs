@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod config;
+pub mod failover;
 pub mod plan;
 pub mod policy;
 pub mod rule;

@@ -35,11 +35,11 @@ use crate::{
     Options,
     configured::Configured,
     error::Error,
+    failover::{self, Failover},
     inherited,
     kernel::Kernel,
     leftover,
     ready::{Announce, Ready},
-    reconcile::tunnel_of,
     record::{self, Record},
     route::Netlink,
     rules::Installed,
@@ -75,6 +75,7 @@ pub(crate) struct Daemon {
     /// What was stamped by this process, so that it is not done again for nothing.
     pub(crate) stamps: BTreeMap<u32, PolicyId>,
     pub(crate) configured: Configured,
+    pub(crate) failover: Failover,
     had_job: bool,
     /// When the last policed process was found to be gone.
     deserted: Option<Instant>,
@@ -129,6 +130,7 @@ impl Daemon {
             deaths: Deaths::new(),
             stamps: BTreeMap::new(),
             configured: Configured::new(Installed::new(field)?),
+            failover: Failover::default(),
             had_job: false,
             deserted: None,
         };
@@ -184,8 +186,11 @@ impl Daemon {
         let mut reload = None;
         let mut look = time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tunnels = time::interval(failover::LOOK);
+        tunnels.set_missed_tick_behavior(MissedTickBehavior::Delay);
         announce.say(&Ready::Serving);
         let down = loop {
+            let choice = self.has_choice();
             tokio::select! {
                 Some(command) = commands.recv() => {
                     if let Some(reply) = self.answer(command).await {
@@ -205,6 +210,7 @@ impl Daemon {
                         settled.get_or_insert_with(|| time::Instant::now() + SETTLE);
                     }
                 }
+                _ = tunnels.tick(), if choice => self.look_at_tunnels().await,
                 () = Configured::changed(self.configured.watch.as_ref()) => {
                     reload = Some(time::Instant::now() + WRITTEN);
                 }
@@ -301,6 +307,10 @@ impl Daemon {
                 ));
             }
         }
+        if notices.len() < terms.tunnels().count() {
+            // Another one stands in.
+            notices.clear();
+        }
         let id = self.policy(terms.clone()).await?;
         let terms = self.effective(id).unwrap_or(terms);
         let before = self.kernel.process(pid);
@@ -328,7 +338,7 @@ impl Daemon {
     }
 
     /// The policy with these terms; a new one is in force before it is returned.
-    async fn policy(&mut self, terms: Terms) -> Result<PolicyId, Error> {
+    pub(crate) async fn policy(&mut self, terms: Terms) -> Result<PolicyId, Error> {
         // Those of rules change when the rules do; what was asked for by hand does not.
         let made = &self.configured.assigned.made;
         let mut asked = self.policies.iter().filter(|(id, _)| !made.contains(id));
@@ -344,6 +354,7 @@ impl Daemon {
         };
         let free = free.ok_or(Error::TooManyPolicies)?;
         self.policies.insert(free, terms);
+        self.failover.choose_first(free, &self.policies);
         if let Err(error) = self.enforce().await {
             self.policies.remove(&free);
             if let Err(undo) = self.reconcile().await {
@@ -364,6 +375,9 @@ impl Daemon {
     /// Answers a change in the network that somebody else made; returns when to try again, if need be.
     async fn heal(&mut self) -> Option<time::Instant> {
         let restored = self.restore_tunnels().await;
+        if self.has_choice() {
+            self.look_at_tunnels().await;
+        }
         let reconciled = self.reconcile().await;
         if let Err(error) = &reconciled {
             let error = error.refusal();
@@ -410,8 +424,8 @@ impl Daemon {
             return Ok(true);
         }
         let stays = |id: &PolicyId| {
-            let tunnel = self.policies.get(id).and_then(tunnel_of);
-            tunnel.is_some_and(|name| !self.tunnels.contains_key(name))
+            let mut tunnels = self.policies.get(id).into_iter().flat_map(Terms::tunnels);
+            tunnels.any(|name| !self.tunnels.contains_key(name))
         };
         Ok(self.policies.keys().any(stays) && socket::policies(field)?.iter().any(stays))
     }

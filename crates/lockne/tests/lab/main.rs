@@ -10,6 +10,7 @@
 
 mod action;
 mod counter;
+mod failover;
 mod family;
 mod fault;
 mod footprint;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     let modules = [
         ("action", action::TESTS),
         ("counter", counter::TESTS),
+        ("failover", failover::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
         ("hole", hole::TESTS),

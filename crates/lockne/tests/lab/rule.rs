@@ -247,7 +247,7 @@ fn thousand_rules_are_in_force() {
     let _daemon = ruled.daemon();
     let mut text = String::new();
     for number in 0..1000 {
-        rules += &rule(
+        text += &rule(
             &format!("r{number}"),
             ["\"a\"", "\"b\"", "\"direct\""][number % 3],
         );
