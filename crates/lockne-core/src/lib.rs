@@ -5,6 +5,8 @@
 pub mod api;
 pub mod config;
 pub mod failover;
+pub mod filter;
+pub mod permission;
 pub mod plan;
 pub mod policy;
 pub mod rule;

@@ -292,6 +292,9 @@ impl Daemon {
         self.configured.assigned = change.assigned;
         self.configured.texts = texts;
         self.configured.problem = None;
+        let mut permissions = self.options.permissions.clone();
+        permissions.grants.extend(self.configured.config.grants());
+        self.authority.replace(permissions);
         self.note(&outcome);
         for id in moves {
             self.cut_elsewhere(id);

@@ -4,10 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::pending,
     io,
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::fs::MetadataExt as _,
-    },
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::Path,
     pin::pin,
     time::{Duration, Instant},
@@ -16,12 +13,8 @@ use std::{
 use futures_util::StreamExt as _;
 use lockne_core::{
     api::{Lifetime, Removed, Run, Running, TunnelState},
-    policy::{Policy, PolicyId, Terms},
+    policy::{Action, Policy, PolicyId, Terms},
     tunnel::TunnelName,
-};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, pidfd_open},
 };
 use tokio::{
     net::UnixListener,
@@ -32,19 +25,21 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    Options,
+    Options, SocketOf,
+    authority::{Authority, Caller, Owners},
     configured::Configured,
     error::Error,
     failover::{self, Failover},
     inherited,
     kernel::Kernel,
     leftover,
+    peer::has_ended,
     ready::{Announce, Ready},
     record::{self, Record},
     route::Netlink,
     rules::Installed,
-    server::{self, Command, Peer},
-    socket,
+    server::{self, Command},
+    service, socket,
     state_dir::{Lock, remove_socket},
     tunnels::{Deaths, Restored, Tunnel},
 };
@@ -71,6 +66,8 @@ pub(crate) struct Daemon {
     pub(crate) netlink: Netlink,
     pub(crate) policies: BTreeMap<PolicyId, Terms>,
     pub(crate) tunnels: BTreeMap<TunnelName, Tunnel>,
+    pub(crate) owners: Owners,
+    pub(crate) authority: Authority,
     pub(crate) deaths: Deaths,
     /// What was stamped by this process, so that it is not done again for nothing.
     pub(crate) stamps: BTreeMap<u32, PolicyId>,
@@ -120,6 +117,8 @@ impl Daemon {
         // Started by a policed program, its tunnels' own packets would go into themselves.
         kernel.set_process(std::process::id(), None)?;
         let mut daemon = Self {
+            authority: Authority::new(options.permissions.clone()),
+            owners: Owners::new(),
             options,
             _lock: lock,
             started: Instant::now(),
@@ -176,7 +175,12 @@ impl Daemon {
     ) -> Result<(), Error> {
         let (sender, mut commands) = mpsc::channel(64);
         let (stop, stopped) = oneshot::channel::<()>();
-        let mut server = pin!(server::serve(listener, sender, stopped));
+        let mut server = pin!(server::serve(
+            listener,
+            sender,
+            self.authority.clone(),
+            stopped,
+        ));
         let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Runtime)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(Error::Runtime)?;
@@ -188,7 +192,9 @@ impl Daemon {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tunnels = time::interval(failover::LOOK);
         tunnels.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watchdog = service::watchdog().map(time::interval);
         announce.say(&Ready::Serving);
+        service::ready();
         let down = loop {
             let choice = self.has_choice();
             tokio::select! {
@@ -228,11 +234,21 @@ impl Daemon {
                         break None;
                     }
                 }
+                () = turn(&mut watchdog) => {
+                    service::alive();
+                    service::status(&format!(
+                        "{} policies, {} tunnels, {} programs",
+                        self.policies.len(),
+                        self.tunnels.len(),
+                        self.kernel.policed().count()
+                    ));
+                }
                 _ = terminate.recv() => break None,
                 _ = interrupt.recv() => break None,
                 () = &mut server => unreachable!("the server ends when it is stopped"),
             }
         };
+        service::stopping();
         // From here on no client may think that it is heard.
         drop(commands);
         let living = self.kernel.policed().count();
@@ -260,32 +276,54 @@ impl Daemon {
     async fn answer(&mut self, command: Command) -> Option<server::Reply<Removed>> {
         // A client that has gone away needs no answer.
         match command {
-            Command::Status(reply) => drop(reply.send(self.status().await)),
-            Command::Tunnels(reply) => drop(reply.send(self.tunnel_statuses().await)),
-            Command::Tunnel(name, reply) => drop(reply.send(self.tunnel_status(&name).await)),
-            Command::Run(peer, run, reply) => drop(reply.send(self.run(peer, run).await)),
-            Command::TunnelUp(request, reply) => {
+            Command::Status(caller, reply) => {
+                let status = self.status().await;
+                let seen = status.map(|it| caller.filter(it, |name| self.owner(name)));
+                drop(reply.send(seen));
+            }
+            Command::Tunnels(caller, reply) => {
+                let statuses = self.tunnel_statuses().await.map(|mut tunnels| {
+                    tunnels.retain(|it| caller.sees(&it.name, self.owner(&it.name)));
+                    tunnels
+                });
+                drop(reply.send(statuses));
+            }
+            Command::Tunnel(caller, name, reply) => {
+                let status = match caller.see(&name, self.owner(&name)) {
+                    Ok(()) => self.tunnel_status(&name).await,
+                    Err(error) => Err(error),
+                };
+                drop(reply.send(status));
+            }
+            Command::Run(caller, run, reply) => drop(reply.send(self.run(&caller, run).await)),
+            Command::TunnelUp(caller, request, reply) => {
                 // Whoever asked has thought better of it.
                 if !reply.is_closed() {
-                    drop(reply.send(self.tunnel_up(request).await));
+                    drop(reply.send(self.tunnel_up_for(&caller, request).await));
                 }
             }
-            Command::TunnelDown(name, reply) => drop(reply.send(self.tunnel_down(&name).await)),
+            Command::TunnelDown(caller, name, reply) => {
+                let down = match caller.tunnel_down(self.owner(&name)) {
+                    Ok(()) => self.tunnel_down(&name).await,
+                    Err(error) => Err(error),
+                };
+                drop(reply.send(down));
+            }
             Command::Down(reply) => return Some(reply),
         }
         None
     }
 
-    async fn run(&mut self, peer: Peer, run: Run) -> Result<Running, Error> {
-        let pid = peer.pid.ok_or(Error::NoProcess)?;
+    async fn run(&mut self, caller: &Caller, run: Run) -> Result<Running, Error> {
+        let (pid, handle) = caller.peer.process()?;
         if let Some(prefix) = run.terms.lan.iter().find(|prefix| prefix.prefix_len() == 0) {
             return Err(Error::Everything { prefix: *prefix });
         }
-        let handle = process(pid)?;
         if let Some(request) = run.tunnel {
-            self.tunnel_up(request).await?;
+            self.tunnel_up_for(caller, request).await?;
         }
         let terms = self.configured.resolve(run.terms);
+        self.judge(caller, &terms)?;
         let mut taken_up = false;
         for name in terms.tunnels() {
             taken_up |= self.take_up(name)?;
@@ -311,7 +349,16 @@ impl Daemon {
             // Another one stands in.
             notices.clear();
         }
+        // Judged before a policy is made for nothing, and again when nothing can come in between.
+        let present = |daemon: &Self| {
+            // A policy that is not known here is not his to leave either.
+            let unknown = || Terms::new(Action::Block);
+            let id = daemon.kernel.process(pid)?;
+            Some(daemon.policies.get(&id).cloned().unwrap_or_else(unknown))
+        };
+        caller.police(pid, &handle, present(self).as_ref(), &terms)?;
         let id = self.policy(terms.clone()).await?;
+        caller.police(pid, &handle, present(self).as_ref(), &terms)?;
         let terms = self.effective(id).unwrap_or(terms);
         let before = self.kernel.process(pid);
         self.kernel.set_process(pid, Some(id))?;
@@ -335,6 +382,17 @@ impl Daemon {
             mark: self.options.field.mark(id.get()),
             notices,
         })
+    }
+
+    /// Who has brought a tunnel up, if it was not root.
+    pub(crate) fn owner(&self, name: &TunnelName) -> Option<u32> {
+        self.owners.get(name).copied()
+    }
+
+    /// Whether the caller may use these terms at all.
+    pub(crate) fn judge(&self, caller: &Caller, terms: &Terms) -> Result<(), Error> {
+        let is_new = !self.policies.values().any(|it| it == terms);
+        caller.use_of(terms, |name| self.owner(name), self.policies.len(), is_new)
     }
 
     /// The policy with these terms; a new one is in force before it is returned.
@@ -471,6 +529,9 @@ impl Daemon {
     /// Ends without taking anything back.
     fn leave(self) -> Result<(), Error> {
         self.save()?;
+        if self.options.socket_of == SocketOf::Service {
+            return Ok(());
+        }
         remove_socket(&self.options.socket).map_err(|source| Error::Socket {
             path: self.options.socket.clone(),
             source,
@@ -488,9 +549,20 @@ impl Daemon {
             })?;
             removed.tunnels.push(name);
         }
-        self.options.state.clear(&self.options.socket)?;
+        match self.options.socket_of {
+            SocketOf::Daemon => self.options.state.clear(&self.options.socket)?,
+            SocketOf::Service => self.options.state.clear_beside_socket()?,
+        }
         info!(?removed, "took everything back");
         Ok(removed)
+    }
+}
+
+/// The next time that the service manager wants to hear of us, if ever.
+async fn turn(watchdog: &mut Option<time::Interval>) {
+    match watchdog {
+        Some(interval) => drop(interval.tick().await),
+        None => pending().await,
     }
 }
 
@@ -506,19 +578,4 @@ fn namespace() -> Result<u64, Error> {
     let file = Path::new("/proc/thread-self/ns/net");
     let metadata = file.metadata().map_err(Error::Namespace)?;
     Ok(metadata.ino())
-}
-
-/// A handle on the process, which its number can lose to another one.
-fn process(pid: u32) -> Result<OwnedFd, Error> {
-    i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
-        .ok_or(Error::NoProcess)
-}
-
-/// Whether the process behind the handle has ended: then the handle is readable, as `pidfd_open(2)` says.
-fn has_ended(handle: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(handle, PollFlags::IN)];
-    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }

@@ -4,8 +4,8 @@
 //! them, and at no time in between is a socket unmarked or a packet unguarded.
 
 mod bpffs;
-mod btf;
-mod cgroup;
+pub(crate) mod btf;
+pub(crate) mod cgroup;
 mod error;
 mod hook;
 mod namespace;
@@ -14,7 +14,7 @@ mod process;
 mod reading;
 mod remove;
 mod stamp;
-mod sys;
+pub(crate) mod sys;
 
 use std::{
     collections::BTreeSet,

@@ -21,6 +21,10 @@ static CONFIG: Config = Config {
     sock_net: 0,
     net_inode: 0,
     has_set_retval: 0,
+    task_cred: 0,
+    cred_effective: 0,
+    cred_user_ns: 0,
+    user_ns_level: 0,
 };
 
 macro_rules! fields {
@@ -46,6 +50,10 @@ fields! {
     sock_net: u32,
     net_inode: u32,
     has_set_retval: u32,
+    task_cred: u32,
+    cred_effective: u32,
+    cred_user_ns: u32,
+    user_ns_level: u32,
 }
 
 /// The bits of the mark that are ours.

@@ -31,6 +31,26 @@ impl Device {
         }))
     }
 
+    /// Every device of a namespace, with its name.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not list its devices.
+    pub fn all(namespace: &Namespace) -> Result<Vec<(String, Self)>, Error> {
+        let devices = netlink::configure(namespace, async |netlink| netlink.devices().await)?;
+        let named = devices.into_iter().filter_map(|device| {
+            let mut attributes = device.attributes.into_iter();
+            let name = attributes.find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            })?;
+            let index = device.header.index;
+            let namespace = namespace.clone();
+            Some((name, Self { namespace, index }))
+        });
+        Ok(named.collect())
+    }
+
     /// Where it is.
     #[must_use]
     pub const fn namespace(&self) -> &Namespace {

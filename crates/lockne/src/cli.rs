@@ -96,6 +96,8 @@ pub(crate) enum Command {
     Rule(Rule),
     /// Show policies, processes, traffic and tunnels
     Status(Json),
+    /// Try the ways past a tunnel, and say where each went
+    Leaktest(crate::cmd::Leaktest),
     /// Take back everything that lockne did
     Down(Json),
     /// Show the main job on a small internet in network namespaces
@@ -198,6 +200,9 @@ pub(crate) struct Daemon {
     /// End with the last job, as `run` starts it
     #[arg(long, hide = true)]
     pub(crate) ephemeral: bool,
+    /// Grants for users other than root, as JSON
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub(crate) grants: Option<PathBuf>,
 }
 
 /// A prefix; an address alone means that address only.

@@ -3,11 +3,14 @@
 mod daemon;
 mod demo;
 mod down;
+mod leaktest;
 mod man;
 pub(crate) mod rule;
 mod run;
 mod status;
 mod tunnel;
+
+pub(crate) use leaktest::Leaktest;
 
 use std::process::ExitCode;
 
@@ -27,6 +30,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Rule(command) => rule::rule(&cli.place, &command),
         Command::Status(json) => status::status(&cli.place, json),
         Command::Down(json) => down::down(&cli.place, json),
+        Command::Leaktest(args) => leaktest::leaktest(&cli.place, &args),
         Command::Demo(json) => demo::demo(json),
         Command::Daemon(args) => daemon::daemon(&cli.place, &args),
         Command::Completions { shell } => {

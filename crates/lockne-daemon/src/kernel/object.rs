@@ -28,9 +28,10 @@ const fn shape<K, V>(name: &'static str) -> Shape {
 }
 
 /// Every map that outlives the daemon; the last is written when all others are there.
-pub(super) const MAPS: [Shape; 8] = [
+pub(super) const MAPS: [Shape; 9] = [
     shape::<u32, [u8; PROCESSES_PER_PAGE as usize]>(name::PROCESSES),
     shape::<u32, u32>(name::OVERFLOW),
+    shape::<u32, u32>(name::STRICT),
     shape::<u32, u64>(name::FORKS),
     shape::<u32, Policy>(name::POLICIES),
     shape::<u32, Counters>(name::COUNTERS),
@@ -72,6 +73,7 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
             Program::CgroupSock(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSkb(program) => program.load(),
+            Program::CgroupSockopt(program) => program.load(),
             Program::SchedClassifier(program) => program.load(),
             Program::BtfTracePoint(program) => TRACEPOINTS
                 .iter()
@@ -128,6 +130,10 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         sock_net: types.offset("sock", "__sk_common.skc_net.net")?,
         net_inode: types.offset("net", "ns.inum")?,
         has_set_retval: has_set_retval.into(),
+        task_cred: types.offset("task_struct", "cred")?,
+        cred_effective: types.offset("cred", "cap_effective")?,
+        cred_user_ns: types.offset("cred", "user_ns")?,
+        user_ns_level: types.offset("user_namespace", "level")?,
     })
 }
 

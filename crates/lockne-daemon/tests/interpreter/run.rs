@@ -25,6 +25,10 @@ pub(crate) const CONFIG: Config = Config {
     sock_net: 48,
     net_inode: 12,
     has_set_retval: 1,
+    task_cred: 8,
+    cred_effective: 16,
+    cred_user_ns: 24,
+    user_ns_level: 4,
 };
 
 /// A mark of policy `id`, with bits of somebody else.

@@ -14,7 +14,7 @@ tests! { TESTS:
     bash_completes_commands_and_options,
 }
 
-const COMMANDS: [&[&str]; 18] = [
+const COMMANDS: [&[&str]; 19] = [
     &[],
     &["run"],
     &["tunnel"],
@@ -28,6 +28,7 @@ const COMMANDS: [&[&str]; 18] = [
     &["rule", "remove"],
     &["rule", "test"],
     &["status"],
+    &["leaktest"],
     &["down"],
     &["demo"],
     &["daemon"],

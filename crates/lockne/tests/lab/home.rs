@@ -109,6 +109,18 @@ impl Home {
         path
     }
 
+    /// Lets users other than root reach the state directory.
+    pub(crate) fn open(&self) {
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(self.place.path(), everybody).unwrap();
+    }
+
+    /// A path beside the state directory, which any user can reach.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.open();
+        self.place.path().join(name)
+    }
+
     /// Brings a tunnel up.
     pub(crate) fn tunnel_up(&self, name: &str, provider: &Provider) {
         let conf = self.conf(name, provider);
