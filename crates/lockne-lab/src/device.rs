@@ -81,13 +81,20 @@ impl Device {
         self.change(self.message().down(), "set down")
     }
 
-    /// Renames it, up or down.
+    /// Renames it, up or down. Before Linux 6.2 it is down for a moment, as nothing else can be renamed there.
     ///
     /// # Errors
     ///
     /// When it is gone or the name is taken.
     pub fn rename(&self, name: &str) -> Result<(), Error> {
-        self.change(self.message().name(name), "rename")
+        let rename = || self.change(self.message().name(name), "rename");
+        let result = rename();
+        if result.as_ref().is_err_and(Error::is_busy) {
+            self.down()?;
+            rename()?;
+            return self.up();
+        }
+        result
     }
 
     /// Deletes it.

@@ -14,7 +14,7 @@ tests! { TESTS:
     bash_completes_commands_and_options,
 }
 
-const COMMANDS: [&[&str]; 19] = [
+const COMMANDS: &[&[&str]] = &[
     &[],
     &["run"],
     &["tunnel"],
