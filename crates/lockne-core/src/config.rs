@@ -26,7 +26,6 @@
 //! of it.
 
 pub mod assign;
-mod grant;
 mod permission;
 mod problem;
 mod program;
@@ -42,7 +41,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use self::{
-    permission::{Asker, Group, Who},
+    permission::Who,
     problem::{Error, Problem},
     program::{Miss, Program},
 };

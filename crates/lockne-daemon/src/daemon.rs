@@ -30,12 +30,12 @@ use crate::{
     configured::Configured,
     dns::Stub,
     error::Error,
+    failover::{self, Failover},
     inherited,
     kernel::Kernel,
     leftover,
     peer::has_ended,
     ready::{Announce, Ready},
-    reconcile::tunnel_of,
     record::{self, Record},
     route::Netlink,
     rules::Installed,
@@ -74,6 +74,7 @@ pub(crate) struct Daemon {
     /// What was stamped by this process, so that it is not done again for nothing.
     pub(crate) stamps: BTreeMap<u32, PolicyId>,
     pub(crate) configured: Configured,
+    pub(crate) failover: Failover,
     had_job: bool,
     /// When the last policed process was found to be gone.
     deserted: Option<Instant>,
@@ -131,6 +132,7 @@ impl Daemon {
             stubs: BTreeMap::new(),
             stamps: BTreeMap::new(),
             configured: Configured::new(Installed::new(field)?),
+            failover: Failover::default(),
             had_job: false,
             deserted: None,
         };
@@ -191,10 +193,13 @@ impl Daemon {
         let mut reload = None;
         let mut look = time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tunnels = time::interval(failover::LOOK);
+        tunnels.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watchdog = service::watchdog().map(time::interval);
         announce.say(&Ready::Serving);
         service::ready();
         let down = loop {
+            let choice = self.has_choice();
             tokio::select! {
                 Some(command) = commands.recv() => {
                     if let Some(reply) = self.answer(command).await {
@@ -214,6 +219,7 @@ impl Daemon {
                         settled.get_or_insert_with(|| time::Instant::now() + SETTLE);
                     }
                 }
+                _ = tunnels.tick(), if choice => self.look_at_tunnels().await,
                 () = Configured::changed(self.configured.watch.as_ref()) => {
                     reload = Some(time::Instant::now() + WRITTEN);
                 }
@@ -344,6 +350,10 @@ impl Daemon {
         }
         self.check_resolvers(&terms)?;
         notices.extend(self.open_sockets(&terms));
+        if notices.len() < terms.tunnels().count() {
+            // Another one stands in.
+            notices.clear();
+        }
         // Judged before a policy is made for nothing, and again when nothing can come in between.
         let present = |daemon: &Self| {
             // A policy that is not known here is not his to leave either.
@@ -388,13 +398,12 @@ impl Daemon {
 
     /// Whether the caller may use these terms at all.
     pub(crate) fn judge(&self, caller: &Caller, terms: &Terms) -> Result<(), Error> {
-        let owner = tunnel_of(terms).and_then(|name| self.owner(name));
         let is_new = !self.policies.values().any(|it| it == terms);
-        caller.use_of(terms, owner, self.policies.len(), is_new)
+        caller.use_of(terms, |name| self.owner(name), self.policies.len(), is_new)
     }
 
     /// The policy with these terms; a new one is in force before it is returned.
-    async fn policy(&mut self, terms: Terms) -> Result<PolicyId, Error> {
+    pub(crate) async fn policy(&mut self, terms: Terms) -> Result<PolicyId, Error> {
         // Those of rules change when the rules do; what was asked for by hand does not.
         let made = &self.configured.assigned.made;
         let mut asked = self.policies.iter().filter(|(id, _)| !made.contains(id));
@@ -410,6 +419,7 @@ impl Daemon {
         };
         let free = free.ok_or(Error::TooManyPolicies)?;
         self.policies.insert(free, terms);
+        self.failover.choose_first(free, &self.policies);
         if let Err(error) = self.enforce().await {
             self.policies.remove(&free);
             if let Err(undo) = self.reconcile().await {
@@ -430,6 +440,9 @@ impl Daemon {
     /// Answers a change in the network that somebody else made; returns when to try again, if need be.
     async fn heal(&mut self) -> Option<time::Instant> {
         let restored = self.restore_tunnels().await;
+        if self.has_choice() {
+            self.look_at_tunnels().await;
+        }
         let reconciled = self.reconcile().await;
         if let Err(error) = &reconciled {
             let error = error.refusal();
@@ -476,8 +489,8 @@ impl Daemon {
             return Ok(true);
         }
         let stays = |id: &PolicyId| {
-            let tunnel = self.policies.get(id).and_then(tunnel_of);
-            tunnel.is_some_and(|name| !self.tunnels.contains_key(name))
+            let mut tunnels = self.policies.get(id).into_iter().flat_map(Terms::tunnels);
+            tunnels.any(|name| !self.tunnels.contains_key(name))
         };
         Ok(self.policies.keys().any(stays) && socket::policies(field)?.iter().any(stays))
     }

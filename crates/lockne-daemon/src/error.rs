@@ -129,6 +129,9 @@ pub enum Error {
     /// Rules cannot be applied.
     #[error("cannot bring the rules into force")]
     Rules(#[from] rules::Error),
+    /// Nothing can be sent to see whether a tunnel works.
+    #[error("cannot ping through a tunnel")]
+    Ping(#[source] io::Error),
     /// Marked connections cannot be cut.
     #[error("cannot cut the connections of policed programs")]
     Cut(#[source] io::Error),

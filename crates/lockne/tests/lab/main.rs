@@ -12,6 +12,7 @@ mod action;
 mod counter;
 mod dns;
 mod escape;
+mod failover;
 mod family;
 mod fault;
 mod footprint;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         ("action", action::TESTS),
         ("counter", counter::TESTS),
         ("dns", dns::TESTS),
+        ("failover", failover::TESTS),
         ("escape", escape::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
