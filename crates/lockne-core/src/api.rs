@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | `GET /v1/status` | | [`Status`] |
 //! | `POST /v1/run` | [`Run`] | [`Running`] |
+//! | `POST /v1/attach` | [`Attach`] | [`Moved`] |
+//! | `POST /v1/detach` | [`Detach`] | [`Moved`] |
 //! | `POST /v1/tunnels` | [`TunnelUp`] | [`TunnelStatus`] |
 //! | `GET /v1/tunnels` | | list of [`TunnelStatus`] |
 //! | `GET /v1/tunnels/NAME` | | [`TunnelStatus`] |
@@ -12,6 +14,8 @@
 //!
 //! A refusal has a status of 400 or above and a [`Refusal`] as its body. Field names are part of the
 //! interface: `--json` prints these very documents.
+
+mod attach;
 
 use std::{collections::BTreeSet, net::IpAddr, net::SocketAddr, path::PathBuf};
 
@@ -23,6 +27,10 @@ use crate::{
     policy::{Action, PolicyId, Terms},
     tunnel::TunnelName,
     wgquick::HookPolicy,
+};
+
+pub use attach::{
+    Attach, Counts, Detach, Fate, Moved, MovedProcess, MovedSocket, SocketStatus, Target,
 };
 
 /// Asks for a policy for the process that asks.

@@ -70,7 +70,9 @@ pub(crate) struct Daemon {
     pub(crate) deaths: Deaths,
     /// What was stamped by this process, so that it is not done again for nothing.
     pub(crate) stamps: BTreeMap<u32, PolicyId>,
-    had_job: bool,
+    pub(crate) had_job: bool,
+    /// Whether a program was detached that kept connections by a policy's way.
+    pub(crate) keeps_connections: bool,
     /// When the last policed process was found to be gone.
     deserted: Option<Instant>,
 }
@@ -124,6 +126,7 @@ impl Daemon {
             deaths: Deaths::new(),
             stamps: BTreeMap::new(),
             had_job: false,
+            keeps_connections: false,
             deserted: None,
         };
         if let Err(error) = daemon.resume(record).await {
@@ -236,6 +239,12 @@ impl Daemon {
             Command::Tunnels(reply) => drop(reply.send(self.tunnel_statuses().await)),
             Command::Tunnel(name, reply) => drop(reply.send(self.tunnel_status(&name).await)),
             Command::Run(peer, run, reply) => drop(reply.send(self.run(peer, run).await)),
+            // Whoever asked has thought better of it: then nothing is changed.
+            Command::Attach(_, _, reply) | Command::Detach(_, _, reply) if reply.is_closed() => {}
+            Command::Attach(peer, request, reply) => {
+                drop(reply.send(self.attach(peer, request).await));
+            }
+            Command::Detach(peer, request, reply) => drop(reply.send(self.detach(peer, &request))),
             Command::TunnelUp(request, reply) => {
                 // Whoever asked has thought better of it.
                 if !reply.is_closed() {
@@ -250,26 +259,12 @@ impl Daemon {
 
     async fn run(&mut self, peer: Peer, run: Run) -> Result<Running, Error> {
         let pid = peer.pid.ok_or(Error::NoProcess)?;
-        if let Some(prefix) = run.terms.lan.iter().find(|prefix| prefix.prefix_len() == 0) {
-            return Err(Error::Everything { prefix: *prefix });
-        }
+        Self::require_sane(&run.terms)?;
         let handle = process(pid)?;
         if let Some(request) = run.tunnel {
             self.tunnel_up(request).await?;
         }
-        let mut notices = Vec::new();
-        if let Some(name) = tunnel_of(&run.terms) {
-            let status = self.tunnel_status(name).await?;
-            if status.state != TunnelState::Up {
-                notices.push(format!(
-                    "tunnel `{name}` is not up; the program is silent until it is"
-                ));
-            } else if status.addresses.is_empty() {
-                notices.push(format!(
-                    "tunnel `{name}` has no address; nothing can go through it"
-                ));
-            }
-        }
+        let mut notices = self.notices(&run.terms).await?;
         let terms = run.terms;
         let id = self.policy(terms.clone()).await?;
         let before = self.kernel.process(pid);
@@ -296,8 +291,34 @@ impl Daemon {
         })
     }
 
+    /// Refuses terms that would say the opposite of what they say.
+    pub(crate) fn require_sane(terms: &Terms) -> Result<(), Error> {
+        match terms.lan.iter().find(|prefix| prefix.prefix_len() == 0) {
+            Some(prefix) => Err(Error::Everything { prefix: *prefix }),
+            None => Ok(()),
+        }
+    }
+
+    /// What a user should know of the tunnel that `terms` name.
+    pub(crate) async fn notices(&self, terms: &Terms) -> Result<Vec<String>, Error> {
+        let mut notices = Vec::new();
+        if let Some(name) = tunnel_of(terms) {
+            let status = self.tunnel_status(name).await?;
+            if status.state != TunnelState::Up {
+                notices.push(format!(
+                    "tunnel `{name}` is not up; the program is silent until it is"
+                ));
+            } else if status.addresses.is_empty() {
+                notices.push(format!(
+                    "tunnel `{name}` has no address; nothing can go through it"
+                ));
+            }
+        }
+        Ok(notices)
+    }
+
     /// The policy with these terms; a new one is in force before it is returned.
-    async fn policy(&mut self, terms: Terms) -> Result<PolicyId, Error> {
+    pub(crate) async fn policy(&mut self, terms: Terms) -> Result<PolicyId, Error> {
         if let Some((id, _)) = self.policies.iter().find(|(_, it)| **it == terms) {
             return Ok(*id);
         }
@@ -347,6 +368,12 @@ impl Daemon {
         if !deserted {
             self.deserted = None;
             return false;
+        }
+        if self.keeps_connections {
+            self.keeps_connections = socket::has_connections(self.options.field).unwrap_or(false);
+            if self.keeps_connections {
+                return false;
+            }
         }
         let since = *self.deserted.get_or_insert_with(Instant::now);
         since.elapsed() > LAST_WORDS

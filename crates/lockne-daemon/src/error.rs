@@ -9,7 +9,7 @@ use lockne_core::{
     wgquick,
 };
 
-use crate::{inherited, kernel, record, route, state_dir, wireguard};
+use crate::{attach::TargetError, inherited, kernel, record, route, state_dir, wireguard};
 
 /// Why the daemon cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +125,9 @@ pub enum Error {
     /// Marked connections cannot be cut.
     #[error("cannot cut the connections of policed programs")]
     Cut(#[source] io::Error),
+    /// A program that runs cannot be moved.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// Only 255 policies fit into the mark.
     #[error("all 255 policies are taken")]
     TooManyPolicies,
@@ -162,6 +165,7 @@ impl Error {
             ),
             Self::Kernel(error) => error.hint().map(ToOwned::to_owned),
             Self::Inherited(error) => error.hint().map(ToOwned::to_owned),
+            Self::Target(error) => error.hint().map(ToOwned::to_owned),
             Self::Route(error) => error.hint().map(ToOwned::to_owned),
             Self::Socket { .. } => Some("give another path with `--socket`".to_owned()),
             Self::StateDir(state_dir::Error::Path { source, .. })

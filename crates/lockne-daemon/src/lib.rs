@@ -1,5 +1,6 @@
 //! How it is made true: the only crate that changes the system.
 
+mod attach;
 mod daemon;
 mod error;
 pub mod inherited;
@@ -24,6 +25,7 @@ use std::{
 use lockne_core::api::Lifetime;
 use tokio::runtime;
 
+pub use attach::TargetError;
 pub use error::Error;
 pub use lockne_abi::MarkField;
 

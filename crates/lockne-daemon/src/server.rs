@@ -28,7 +28,10 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use lockne_core::{
-    api::{Refusal, Removed, Run, Running, Status, TunnelDown, TunnelKind, TunnelStatus, TunnelUp},
+    api::{
+        Attach, Detach, Moved, Refusal, Removed, Run, Running, Status, TunnelDown, TunnelKind,
+        TunnelStatus, TunnelUp,
+    },
     tunnel::TunnelName,
     wgquick::Config,
 };
@@ -40,7 +43,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use crate::{error::Error, state_dir::remove_socket, wireguard::Wireguard};
+use crate::{attach::TargetError, error::Error, state_dir::remove_socket, wireguard::Wireguard};
 
 /// No request needs more; a wg-quick file with a thousand peers has 200 KiB.
 const MAX_BODY: usize = 1 << 20;
@@ -55,6 +58,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 pub(crate) enum Command {
     Status(Reply<Status>),
     Run(Peer, Run, Reply<Running>),
+    Attach(Peer, Attach, Reply<Moved>),
+    Detach(Peer, Detach, Reply<Moved>),
     TunnelUp(TunnelUp, Reply<TunnelStatus>),
     TunnelDown(TunnelName, Reply<TunnelDown>),
     Tunnels(Reply<Vec<TunnelStatus>>),
@@ -115,6 +120,8 @@ pub(crate) async fn serve(
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/run", post(run))
+        .route("/v1/attach", post(attach))
+        .route("/v1/detach", post(detach))
         .route("/v1/tunnels", get(tunnels).post(tunnel_up))
         .route("/v1/tunnels/{name}", get(tunnel).delete(tunnel_down))
         .route("/v1/down", post(down))
@@ -157,11 +164,27 @@ async fn status(State(commands): Commands, asker: Asker) -> Answer<Status> {
 
 async fn run(State(commands): Commands, asker: Asker, Body(request): Body<Run>) -> Answer<Running> {
     let peer = asker.allowed()?;
-    let permit = match &request.tunnel {
-        Some(tunnel) => checked(&commands, tunnel).await?,
-        None => reserve(&commands).await?,
-    };
+    let permit = with_tunnel(&commands, request.tunnel.as_ref()).await?;
     answer(permit, |reply| Command::Run(peer, request, reply)).await
+}
+
+async fn attach(
+    State(commands): Commands,
+    asker: Asker,
+    Body(request): Body<Attach>,
+) -> Answer<Moved> {
+    let peer = asker.allowed()?;
+    let permit = with_tunnel(&commands, request.tunnel.as_ref()).await?;
+    answer(permit, |reply| Command::Attach(peer, request, reply)).await
+}
+
+async fn detach(
+    State(commands): Commands,
+    asker: Asker,
+    Body(request): Body<Detach>,
+) -> Answer<Moved> {
+    let peer = asker.allowed()?;
+    ask(&commands, |reply| Command::Detach(peer, request, reply)).await
 }
 
 async fn tunnels(State(commands): Commands, asker: Asker) -> Answer<Vec<TunnelStatus>> {
@@ -189,6 +212,17 @@ async fn tunnel_up(
 }
 
 type Permit = mpsc::OwnedPermit<Command>;
+
+/// A place in the queue, for a request that may bring a tunnel along.
+async fn with_tunnel(
+    commands: &mpsc::Sender<Command>,
+    tunnel: Option<&TunnelUp>,
+) -> Result<Permit, Error> {
+    match tunnel {
+        Some(tunnel) => checked(commands, tunnel).await,
+        None => reserve(commands).await,
+    }
+}
 
 /// Tries what a new tunnel may have to wait long for.
 ///
@@ -320,7 +354,9 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Ending => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NotAllowed { .. } => StatusCode::FORBIDDEN,
+            Self::NotAllowed { .. } | Self::Target(TargetError::NotYours { .. }) => {
+                StatusCode::FORBIDDEN
+            }
             Self::UnknownTunnel { .. } => StatusCode::NOT_FOUND,
             Self::TunnelExists { .. } => StatusCode::CONFLICT,
             Self::BadRequest(_) | Self::Name(_) => StatusCode::BAD_REQUEST,

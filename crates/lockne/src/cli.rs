@@ -7,7 +7,10 @@ use clap_complete::Shell;
 use ipnet::IpNet;
 use lockne_daemon::state_dir::StateDir;
 
-use crate::failure::{Failure, Result};
+use crate::{
+    cmd::attach,
+    failure::{Failure, Result},
+};
 
 /// Each application gets the tunnel you chose for it, and nothing of it leaves another way
 #[derive(Debug, Parser)]
@@ -85,6 +88,10 @@ fn path_of(variable: &str) -> Option<PathBuf> {
 pub(crate) enum Command {
     /// Run a program under a policy, then be that program
     Run(Run),
+    /// Put a program that runs already under a policy
+    Attach(attach::Attach),
+    /// Let a program that runs go as if lockne were not there
+    Detach(attach::Detach),
     /// Bring tunnels up and down, and look at them
     #[command(subcommand)]
     Tunnel(Tunnel),
@@ -189,7 +196,7 @@ pub(crate) struct Daemon {
 }
 
 /// A prefix; an address alone means that address only.
-fn prefix(text: &str) -> std::result::Result<IpNet, &'static str> {
+pub(crate) fn prefix(text: &str) -> std::result::Result<IpNet, &'static str> {
     let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
     text.parse()
         .ok()

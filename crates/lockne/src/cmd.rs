@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub(crate) mod attach;
 mod daemon;
 mod demo;
 mod down;
@@ -22,6 +23,8 @@ use crate::{
 pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Run(args) => Err(run::run(&cli.place, &args)),
+        Command::Attach(args) => attach::attach(&cli.place, &args),
+        Command::Detach(args) => attach::detach(&cli.place, &args),
         Command::Tunnel(command) => tunnel::tunnel(&cli.place, &command),
         Command::Status(json) => status::status(&cli.place, json),
         Command::Down(json) => down::down(&cli.place, json),

@@ -19,7 +19,7 @@ use lockne_core::{
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use crate::{
-    cli::{Place, Run},
+    cli::{ActionArgs, Place, Run},
     client::Client,
     cmd::tunnel,
     failure::{self, Failure},
@@ -39,7 +39,7 @@ fn prepare(place: &Place, args: &Run) -> failure::Result<PathBuf> {
     let ours = |failure: Failure| failure.code(failure::RUN_FAILED);
     let path = find(&args.program[0])?;
     let client = Client::new(place).map_err(ours)?;
-    let (action, tunnel) = action(args).map_err(ours)?;
+    let (action, tunnel) = action(&args.action, args.allow_hooks).map_err(ours)?;
     let request = api::Run {
         tunnel,
         terms: Terms {
@@ -57,9 +57,12 @@ fn prepare(place: &Place, args: &Run) -> failure::Result<PathBuf> {
 }
 
 /// What the arguments say, with the tunnel to bring up for it.
-fn action(args: &Run) -> failure::Result<(Action, Option<api::TunnelUp>)> {
-    match &args.action.via {
-        None if args.action.direct => Ok((Action::Direct, None)),
+pub(crate) fn action(
+    args: &ActionArgs,
+    allow_hooks: bool,
+) -> failure::Result<(Action, Option<api::TunnelUp>)> {
+    match &args.via {
+        None if args.direct => Ok((Action::Direct, None)),
         None => Ok((Action::Block, None)),
         Some(via)
             if via.contains('/') || Path::new(via).extension() == Some(OsStr::new("conf")) =>
@@ -67,7 +70,7 @@ fn action(args: &Run) -> failure::Result<(Action, Option<api::TunnelUp>)> {
             let request = tunnel::request(
                 Path::new(via),
                 None,
-                args.allow_hooks,
+                allow_hooks,
                 api::Lifetime::UntilLastJob,
             )?;
             Ok((Action::Via(request.name.clone()), Some(request)))
@@ -80,7 +83,7 @@ fn action(args: &Run) -> failure::Result<(Action, Option<api::TunnelUp>)> {
 }
 
 /// Names the file that may have been meant by a tunnel which there is not.
-fn point_to_file(failure: Failure, action: &Action) -> Failure {
+pub(crate) fn point_to_file(failure: Failure, action: &Action) -> Failure {
     let Action::Via(name) = action else {
         return failure;
     };

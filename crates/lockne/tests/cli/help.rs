@@ -14,9 +14,11 @@ tests! { TESTS:
     bash_completes_commands_and_options,
 }
 
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: [&[&str]; 15] = [
     &[],
     &["run"],
+    &["attach"],
+    &["detach"],
     &["tunnel"],
     &["tunnel", "up"],
     &["tunnel", "down"],

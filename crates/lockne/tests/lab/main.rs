@@ -9,6 +9,7 @@
 )]
 
 mod action;
+mod attach;
 mod counter;
 mod family;
 mod fault;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     let obstacle = obstacle.map(|error| error.to_string());
     let modules = [
         ("action", action::TESTS),
+        ("attach", attach::TESTS),
         ("counter", counter::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
