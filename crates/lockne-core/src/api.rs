@@ -6,6 +6,7 @@
 //! | `POST /v1/run` | [`Run`] | [`Running`] |
 //! | `POST /v1/attach` | [`Attach`] | [`Moved`] |
 //! | `POST /v1/detach` | [`Detach`] | [`Moved`] |
+//! | `GET /v1/processes/PID` | | [`Explanation`] |
 //! | `POST /v1/tunnels` | [`TunnelUp`] | [`TunnelStatus`] |
 //! | `GET /v1/tunnels` | | list of [`TunnelStatus`] |
 //! | `GET /v1/tunnels/NAME` | | [`TunnelStatus`] |
@@ -16,6 +17,7 @@
 //! interface: `--json` prints these very documents.
 
 mod attach;
+mod explain;
 
 use std::{collections::BTreeSet, net::IpAddr, net::SocketAddr, path::PathBuf};
 
@@ -32,6 +34,7 @@ use crate::{
 pub use attach::{
     Attach, Counts, Detach, Fate, Moved, MovedProcess, MovedSocket, SocketStatus, Target,
 };
+pub use explain::{Descendant, ExplainedSocket, Explanation, PolicyNow, Route, SocketWay, Verdict};
 
 /// Asks for a policy for the process that asks.
 #[derive(Clone, Serialize, Deserialize)]

@@ -4,9 +4,9 @@
 //! the new way by itself, so the second one ends. The whole is one step of the daemon's loop; a client that goes away
 //! in the middle changes nothing about it.
 
-mod sockets;
-mod target;
-mod tree;
+pub(crate) mod sockets;
+pub(crate) mod target;
+pub(crate) mod tree;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

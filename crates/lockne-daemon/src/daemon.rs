@@ -236,6 +236,7 @@ impl Daemon {
         // A client that has gone away needs no answer.
         match command {
             Command::Status(reply) => drop(reply.send(self.status().await)),
+            Command::Explain(pid, reply) => drop(reply.send(self.explain(pid).await)),
             Command::Tunnels(reply) => drop(reply.send(self.tunnel_statuses().await)),
             Command::Tunnel(name, reply) => drop(reply.send(self.tunnel_status(&name).await)),
             Command::Run(peer, run, reply) => drop(reply.send(self.run(peer, run).await)),

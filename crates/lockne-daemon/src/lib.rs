@@ -3,6 +3,7 @@
 mod attach;
 mod daemon;
 mod error;
+mod explain;
 pub mod inherited;
 pub mod kernel;
 pub mod leftover;

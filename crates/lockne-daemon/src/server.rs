@@ -14,7 +14,7 @@ use axum::{
     Extension, Json, Router,
     extract::{
         DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State,
-        rejection::JsonRejection,
+        rejection::{JsonRejection, PathRejection},
     },
     http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
@@ -29,8 +29,8 @@ use hyper_util::{
 };
 use lockne_core::{
     api::{
-        Attach, Detach, Moved, Refusal, Removed, Run, Running, Status, TunnelDown, TunnelKind,
-        TunnelStatus, TunnelUp,
+        Attach, Detach, Explanation, Moved, Refusal, Removed, Run, Running, Status, TunnelDown,
+        TunnelKind, TunnelStatus, TunnelUp,
     },
     tunnel::TunnelName,
     wgquick::Config,
@@ -57,6 +57,7 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 /// What a client wants of the daemon.
 pub(crate) enum Command {
     Status(Reply<Status>),
+    Explain(u32, Reply<Explanation>),
     Run(Peer, Run, Reply<Running>),
     Attach(Peer, Attach, Reply<Moved>),
     Detach(Peer, Detach, Reply<Moved>),
@@ -120,6 +121,7 @@ pub(crate) async fn serve(
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/run", post(run))
+        .route("/v1/processes/{pid}", get(explain))
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
         .route("/v1/tunnels", get(tunnels).post(tunnel_up))
@@ -166,6 +168,16 @@ async fn run(State(commands): Commands, asker: Asker, Body(request): Body<Run>) 
     let peer = asker.allowed()?;
     let permit = with_tunnel(&commands, request.tunnel.as_ref()).await?;
     answer(permit, |reply| Command::Run(peer, request, reply)).await
+}
+
+async fn explain(
+    State(commands): Commands,
+    asker: Asker,
+    pid: Result<Path<u32>, PathRejection>,
+) -> Answer<Explanation> {
+    asker.allowed()?;
+    let Path(pid) = pid.map_err(|rejection| Error::BadRequest(rejection.body_text()))?;
+    ask(&commands, |reply| Command::Explain(pid, reply)).await
 }
 
 async fn attach(

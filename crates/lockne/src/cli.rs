@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use lockne_daemon::state_dir::StateDir;
 
 use crate::{
-    cmd::attach,
+    cmd::{attach, explain},
     failure::{Failure, Result},
 };
 
@@ -92,6 +92,8 @@ pub(crate) enum Command {
     Attach(attach::Attach),
     /// Let a program that runs go as if lockne were not there
     Detach(attach::Detach),
+    /// Tell why a program is on the way that it is on
+    Explain(explain::Explain),
     /// Bring tunnels up and down, and look at them
     #[command(subcommand)]
     Tunnel(Tunnel),

@@ -4,6 +4,7 @@ pub(crate) mod attach;
 mod daemon;
 mod demo;
 mod down;
+pub(crate) mod explain;
 mod man;
 mod run;
 mod status;
@@ -25,6 +26,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Run(args) => Err(run::run(&cli.place, &args)),
         Command::Attach(args) => attach::attach(&cli.place, &args),
         Command::Detach(args) => attach::detach(&cli.place, &args),
+        Command::Explain(args) => explain::explain(&cli.place, &args),
         Command::Tunnel(command) => tunnel::tunnel(&cli.place, &command),
         Command::Status(json) => status::status(&cli.place, json),
         Command::Down(json) => down::down(&cli.place, json),

@@ -214,7 +214,6 @@ impl Sockets {
 }
 
 /// Every socket on the network that `process` has.
-#[cfg(test)]
 pub(crate) fn of(process: &Process) -> Result<Vec<SocketStatus>, Error> {
     let all = socket::all().map_err(Error::Listing)?;
     let open = Open::of(process.pid)?;

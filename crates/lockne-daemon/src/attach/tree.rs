@@ -11,6 +11,8 @@ pub(crate) struct Stat {
     pub(crate) name: String,
     pub(crate) parent: u32,
     pub(crate) threads: u32,
+    /// When it was started, in ticks since boot.
+    pub(crate) started: u64,
     /// Whether it is a part of the kernel.
     pub(crate) is_kernel: bool,
     /// Whether it has ended, and waits for its parent to notice.
@@ -42,6 +44,7 @@ impl Stat {
             name: name.to_owned(),
             parent: words.get(1)?.parse().ok()?,
             threads,
+            started: words.get(19)?.parse().ok()?,
             is_kernel: flags & PF_KTHREAD != 0,
             // A leader may end before its threads; then it is a zombie that still has some.
             has_ended: matches!(words.first(), Some(&("Z" | "X"))) && threads <= 1,

@@ -14,11 +14,12 @@ tests! { TESTS:
     bash_completes_commands_and_options,
 }
 
-const COMMANDS: [&[&str]; 15] = [
+const COMMANDS: [&[&str]; 16] = [
     &[],
     &["run"],
     &["attach"],
     &["detach"],
+    &["explain"],
     &["tunnel"],
     &["tunnel", "up"],
     &["tunnel", "down"],

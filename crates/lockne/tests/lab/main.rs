@@ -11,6 +11,7 @@
 mod action;
 mod attach;
 mod counter;
+mod explain;
 mod family;
 mod fault;
 mod footprint;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         ("action", action::TESTS),
         ("attach", attach::TESTS),
         ("counter", counter::TESTS),
+        ("explain", explain::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
         ("hole", hole::TESTS),
