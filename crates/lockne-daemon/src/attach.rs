@@ -106,9 +106,17 @@ impl Daemon {
             capture.undo(&mut self.kernel);
             return Err(error);
         }
-        let notices = capture.notices();
+        let mut notices = capture.notices();
         let processes = capture.into_list();
         let sockets = sockets.into_list();
+        let pids = processes.iter().map(|process| process.pid).collect();
+        let sharers = sockets::sharers(&sockets, &pids);
+        if !sharers.is_empty() {
+            notices.push(format!(
+                "these processes share some of its sockets, which changed for them too: {}",
+                sharers.join(", ")
+            ));
+        }
         let counts = Counts::of(&sockets);
         info!(policy = ?id, processes = processes.len(), ?counts, "moved");
         Ok(Moved {

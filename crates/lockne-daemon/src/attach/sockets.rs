@@ -20,7 +20,10 @@ use lockne_core::{
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use socket2::{Domain, SockRef, Socket};
 
-use super::target::Process;
+use super::{
+    target::Process,
+    tree::{self, Stat},
+};
 use crate::{
     inherited::Error,
     kernel::cookie_of,
@@ -211,6 +214,24 @@ impl Sockets {
         );
         Ok(())
     }
+}
+
+/// Who but `processes` has one of the sockets that were changed too, by name and number.
+pub(super) fn sharers(moved: &[MovedSocket], processes: &BTreeSet<u32>) -> Vec<String> {
+    let changed = |it: &&MovedSocket| matches!(it.fate, Fate::Moved | Fate::Cut | Fate::Near);
+    let changed = moved.iter().filter(changed).map(|it| it.socket.inode);
+    let changed: BTreeSet<u64> = changed.collect();
+    // The daemon holds what it has just marked.
+    let others = tree::all().into_iter().filter(|pid| {
+        !changed.is_empty() && !processes.contains(pid) && *pid != std::process::id()
+    });
+    let shares = |pid: &u32| {
+        Open::of(*pid).is_ok_and(|open| open.sockets.keys().any(|inode| changed.contains(inode)))
+    };
+    others
+        .filter(shares)
+        .filter_map(|pid| Some(format!("{} {pid}", Stat::read(pid)?.name)))
+        .collect()
 }
 
 /// Every socket on the network that `process` has.
