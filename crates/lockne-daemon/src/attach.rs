@@ -40,9 +40,9 @@ impl Daemon {
         if let Some(tunnel) = request.tunnel {
             self.tunnel_up(tunnel).await?;
         }
-        let mut notices = self.notices(&request.terms).await?;
-        let terms = request.terms;
+        let (terms, mut notices) = self.ready(request.terms).await?;
         let id = self.policy(terms.clone()).await?;
+        let terms = self.effective(id).unwrap_or(terms);
         let existing = request.existing.unwrap_or(match terms.action {
             Action::Via(_) | Action::Block => Existing::Reset,
             Action::Direct => Existing::Keep,

@@ -33,6 +33,7 @@ use tracing::{info, warn};
 
 use crate::{
     Options,
+    configured::Configured,
     error::Error,
     inherited,
     kernel::Kernel,
@@ -41,6 +42,7 @@ use crate::{
     reconcile::tunnel_of,
     record::{self, Record},
     route::Netlink,
+    rules::Installed,
     server::{self, Command, Peer},
     socket,
     state_dir::{Lock, remove_socket},
@@ -56,6 +58,8 @@ const FIRST_JOB: Duration = Duration::from_secs(10);
 /// How long what programs have handed to the kernel may take to get through. The kernel itself gives up
 /// after about as long (`tcp_orphan_retries`).
 const LAST_WORDS: Duration = Duration::from_secs(100);
+/// Who writes a file may take a moment.
+const WRITTEN: Duration = Duration::from_millis(50);
 /// When to try again what has failed.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -70,6 +74,7 @@ pub(crate) struct Daemon {
     pub(crate) deaths: Deaths,
     /// What was stamped by this process, so that it is not done again for nothing.
     pub(crate) stamps: BTreeMap<u32, PolicyId>,
+    pub(crate) configured: Configured,
     pub(crate) had_job: bool,
     /// Whether a program was detached that kept connections by a policy's way.
     pub(crate) keeps_connections: bool,
@@ -125,6 +130,7 @@ impl Daemon {
             tunnels: BTreeMap::new(),
             deaths: Deaths::new(),
             stamps: BTreeMap::new(),
+            configured: Configured::new(Installed::new(field)?),
             had_job: false,
             keeps_connections: false,
             deserted: None,
@@ -150,7 +156,9 @@ impl Daemon {
             self.policies.insert(policy.id, policy.terms);
         }
         self.resume_tunnels(record.tunnels).await;
-        self.enforce().await?;
+        self.reconcile().await?;
+        self.load(record.config).await?;
+        self.save()?;
         if resumed {
             info!(
                 policies = self.policies.len(),
@@ -172,8 +180,11 @@ impl Daemon {
         let mut server = pin!(server::serve(listener, sender, stopped));
         let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Runtime)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(Error::Runtime)?;
         let mut changes = pin!(Netlink::watch()?);
-        let mut settled = None;
+        let missing = self.tunnels.values().any(|it| it.wireguard.is_none());
+        let mut settled = missing.then(time::Instant::now);
+        let mut reload = None;
         let mut look = time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         announce.say(&Ready::Serving);
@@ -197,6 +208,17 @@ impl Daemon {
                         settled.get_or_insert_with(|| time::Instant::now() + SETTLE);
                     }
                 }
+                () = Configured::changed(self.configured.watch.as_ref()) => {
+                    reload = Some(time::Instant::now() + WRITTEN);
+                }
+                _ = hangup.recv() => reload = Some(time::Instant::now()),
+                () = until(reload) => {
+                    reload = None;
+                    if self.reload().await {
+                        settled = Some(time::Instant::now());
+                    }
+                }
+                () = self.configured.installed.changed() => self.refresh_rules(),
                 _ = look.tick(), if self.options.lifetime == Lifetime::UntilLastJob => {
                     let unasked = commands.capacity() == commands.max_capacity();
                     if unasked && self.is_idle() {
@@ -211,10 +233,10 @@ impl Daemon {
         // From here on no client may think that it is heard.
         drop(commands);
         let living = self.kernel.policed().count();
-        if down.is_none() && living > 0 {
+        if down.is_none() && (living > 0 || self.configured.has_rules()) {
             warn!(
                 processes = living,
-                "ending; policed programs stay bound, and are silent where the tunnel was ours"
+                "ending; rules hold and policed programs stay bound, silent where the tunnel was ours"
             );
             return self.leave();
         }
@@ -265,9 +287,9 @@ impl Daemon {
         if let Some(request) = run.tunnel {
             self.tunnel_up(request).await?;
         }
-        let mut notices = self.notices(&run.terms).await?;
-        let terms = run.terms;
+        let (terms, mut notices) = self.ready(run.terms).await?;
         let id = self.policy(terms.clone()).await?;
+        let terms = self.effective(id).unwrap_or(terms);
         let before = self.kernel.process(pid);
         self.kernel.set_process(pid, Some(id))?;
         match inherited::bind(handle.as_fd(), pid, self.options.field, id, &terms) {
@@ -300,10 +322,20 @@ impl Daemon {
         }
     }
 
-    /// What a user should know of the tunnel that `terms` name.
-    pub(crate) async fn notices(&self, terms: &Terms) -> Result<Vec<String>, Error> {
+    /// Terms as they can be put in force, with the interfaces of tunnels that the configuration names, each taken
+    /// up; and what a user should know of them.
+    pub(crate) async fn ready(&mut self, terms: Terms) -> Result<(Terms, Vec<String>), Error> {
+        let terms = self.configured.resolve(terms);
+        let mut taken_up = false;
+        for name in terms.tunnels() {
+            taken_up |= self.take_up(name)?;
+        }
+        if taken_up {
+            self.restore_tunnels().await;
+            self.enforce().await?;
+        }
         let mut notices = Vec::new();
-        if let Some(name) = tunnel_of(terms) {
+        for name in terms.tunnels() {
             let status = self.tunnel_status(name).await?;
             if status.state != TunnelState::Up {
                 notices.push(format!(
@@ -315,19 +347,25 @@ impl Daemon {
                 ));
             }
         }
-        Ok(notices)
+        Ok((terms, notices))
     }
 
     /// The policy with these terms; a new one is in force before it is returned.
     pub(crate) async fn policy(&mut self, terms: Terms) -> Result<PolicyId, Error> {
-        if let Some((id, _)) = self.policies.iter().find(|(_, it)| **it == terms) {
+        // Those of rules change when the rules do; what was asked for by hand does not.
+        let made = &self.configured.assigned.made;
+        let mut asked = self.policies.iter().filter(|(id, _)| !made.contains(id));
+        if let Some((id, _)) = asked.find(|(_, it)| **it == terms) {
             return Ok(*id);
         }
-        let free = (1..=u8::MAX)
-            .filter_map(std::num::NonZeroU8::new)
-            .map(PolicyId)
-            .find(|id| !self.policies.contains_key(id))
-            .ok_or(Error::TooManyPolicies)?;
+        let free = match self.free_number() {
+            None if self.forget_unused() > 0 => {
+                self.enforce().await?;
+                self.free_number()
+            }
+            free => free,
+        };
+        let free = free.ok_or(Error::TooManyPolicies)?;
         self.policies.insert(free, terms);
         if let Err(error) = self.enforce().await {
             self.policies.remove(&free);
@@ -337,6 +375,13 @@ impl Daemon {
             return Err(error);
         }
         Ok(free)
+    }
+
+    fn free_number(&self) -> Option<PolicyId> {
+        (1..=u8::MAX)
+            .filter_map(std::num::NonZeroU8::new)
+            .map(PolicyId)
+            .find(|id| !self.policies.contains_key(id))
     }
 
     /// Answers a change in the network that somebody else made; returns when to try again, if need be.
@@ -356,7 +401,7 @@ impl Daemon {
     /// Whether the last job has ended: no policed process lives and nobody asked for a tunnel to stay.
     fn is_idle(&mut self) -> bool {
         let asked = |tunnel: &Tunnel| tunnel.request.lifetime == Lifetime::UntilDown;
-        if self.tunnels.values().any(asked) {
+        if self.tunnels.values().any(asked) || self.configured.has_rules() {
             return false;
         }
         if !self.had_job && self.started.elapsed() < FIRST_JOB {
@@ -407,13 +452,14 @@ impl Daemon {
     }
 
     /// Keeps for the next daemon what this one knows.
-    fn save(&self) -> Result<(), Error> {
+    pub(crate) fn save(&self) -> Result<(), Error> {
         let record = Record {
             version: record::VERSION,
             mark_shift: self.options.field.shift(),
             netns: namespace()?,
             policies: self.policies(),
             tunnels: self.tunnels.values().map(|it| it.request.clone()).collect(),
+            config: self.configured.kept(),
             sysctls: self.netlink.originals().clone(),
         };
         Ok(record.write(&self.options.state.record())?)
@@ -424,6 +470,15 @@ impl Daemon {
         let policies = self.policies.iter().map(|(id, terms)| Policy {
             id: *id,
             terms: terms.clone(),
+        });
+        policies.collect()
+    }
+
+    /// Every policy with what it says at this moment.
+    pub(crate) fn in_force(&self) -> Vec<Policy> {
+        let policies = self.policies.keys().filter_map(|id| {
+            let terms = self.effective(*id)?;
+            Some(Policy { id: *id, terms })
         });
         policies.collect()
     }

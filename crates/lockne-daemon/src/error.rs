@@ -9,7 +9,9 @@ use lockne_core::{
     wgquick,
 };
 
-use crate::{attach::TargetError, inherited, kernel, record, route, state_dir, wireguard};
+use crate::{
+    attach::TargetError, config, inherited, kernel, record, route, rules, state_dir, wireguard,
+};
 
 /// Why the daemon cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +124,12 @@ pub enum Error {
     /// The sockets of a process cannot be bound to its policy.
     #[error("cannot bind the sockets that the program has open")]
     Inherited(#[from] inherited::Error),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Configuration(config::Error),
+    /// Rules cannot be applied.
+    #[error("cannot bring the rules into force")]
+    Rules(#[from] rules::Error),
     /// Marked connections cannot be cut.
     #[error("cannot cut the connections of policed programs")]
     Cut(#[source] io::Error),
@@ -129,7 +137,7 @@ pub enum Error {
     #[error(transparent)]
     Target(#[from] TargetError),
     /// Only 255 policies fit into the mark.
-    #[error("all 255 policies are taken")]
+    #[error("all 255 policies are in use")]
     TooManyPolicies,
     /// A prefix past the tunnel is everything.
     #[error("{prefix} past the tunnel is everything, so the tunnel would carry nothing")]
@@ -206,7 +214,7 @@ impl Error {
             Self::NotOurs { .. } => Some("take it down with what made it".to_owned()),
             Self::NotAllowed { .. } => Some("run it with sudo".to_owned()),
             Self::TooManyPolicies => {
-                Some("`lockne down` frees them, together with their programs".to_owned())
+                Some("at most 255 can have programs or connections at the same time; end some".to_owned())
             }
             Self::Everything { .. } => Some("use `--direct`".to_owned()),
             Self::NoProcess => Some(

@@ -10,11 +10,12 @@ use std::{
 use lockne_core::{
     api::{
         Descendant, ExplainedSocket, Explanation, PolicyNow, Route, SocketStatus, SocketWay,
-        Traffic, Verdict,
+        Traffic, TunnelStatus, Verdict,
     },
     explain,
     plan::{self, LinkState},
     policy::{PolicyId, Terms},
+    rule::RuleName,
 };
 
 use crate::{
@@ -46,12 +47,12 @@ impl Daemon {
             .uid();
         let daemon = Stat::read(std::process::id());
         let id = self.kernel.process(pid);
-        let terms = id.and_then(|id| self.policies.get_key_value(&id));
-        let tunnel = match terms.and_then(|(_, terms)| tunnel_of(terms)) {
+        let terms = id.and_then(|id| Some((id, self.effective(id)?)));
+        let tunnel = match terms.as_ref().and_then(|(_, terms)| tunnel_of(terms)) {
             Some(name) => Some(self.tunnel_status(name).await?),
             None => None,
         };
-        let policy = match terms {
+        let policy = match &terms {
             Some((id, terms)) => Some(self.now(*id, terms).await?),
             None => None,
         };
@@ -73,10 +74,10 @@ impl Daemon {
             is_older: daemon.is_some_and(|daemon| stat.started < daemon.started),
             is_elsewhere: target::is_elsewhere(pid),
             descendants: descendants.collect(),
-            rule: None,
-            routes: self.routes(id, terms.map(|(_, terms)| terms), uid).await?,
+            rule: id.and_then(|id| self.rule_of(id)),
+            routes: self.routes(id, terms.as_ref().map(|it| &it.1), uid).await?,
             policy,
-            dns: tunnel.as_ref().map(|it| it.dns.clone()).unwrap_or_default(),
+            dns: resolvers(terms.as_ref().map(|it| &it.1), tunnel.as_ref()),
             tunnel,
             sockets: sockets
                 .map(|socket| ExplainedSocket {
@@ -94,6 +95,16 @@ impl Daemon {
         it.why = explain::why(&it);
         it.advice = explain::advice(&it);
         Ok(it)
+    }
+
+    /// The rule that stands for a policy, where it is one only.
+    fn rule_of(&self, id: PolicyId) -> Option<RuleName> {
+        let rules = self.configured.assigned.rules.iter();
+        let mut names = rules.filter(|it| it.1 == id).map(|it| it.0.clone());
+        match (names.next(), names.next()) {
+            (Some(name), None) => name,
+            _ => None,
+        }
     }
 
     async fn now(&self, id: PolicyId, terms: &Terms) -> Result<PolicyNow, Error> {
@@ -189,5 +200,14 @@ impl Daemon {
             });
         }
         Ok(routes)
+    }
+}
+
+/// The resolvers that a policy names, else those of its tunnel.
+fn resolvers(terms: Option<&Terms>, tunnel: Option<&TunnelStatus>) -> Vec<IpAddr> {
+    match (terms, tunnel) {
+        (Some(terms), _) if !terms.dns.is_empty() => terms.dns.clone(),
+        (_, Some(tunnel)) => tunnel.dns.clone(),
+        _ => Vec::new(),
     }
 }

@@ -126,6 +126,17 @@ impl Kernel {
             .map_err(Error::map(name::POLICIES))
     }
 
+    /// Shuts policy `id`, which nothing uses any more, so that its number can be another's.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn forget(&mut self, id: PolicyId) -> Result<(), Error> {
+        self.set_policy(id, Policy::BLOCK)?;
+        self.reading.reset_counters(id)?;
+        self.set_lan(id, &BTreeSet::new())
+    }
+
     /// Says which prefixes policy `id` reaches past its tunnel.
     ///
     /// # Errors

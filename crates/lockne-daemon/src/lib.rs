@@ -1,6 +1,8 @@
 //! How it is made true: the only crate that changes the system.
 
 mod attach;
+pub mod config;
+mod configured;
 mod daemon;
 mod error;
 mod explain;
@@ -11,11 +13,13 @@ pub mod ready;
 mod reconcile;
 mod record;
 pub mod route;
+pub mod rules;
 mod server;
 pub mod socket;
 pub mod state_dir;
 mod status;
 mod tunnels;
+mod watch;
 pub mod wireguard;
 
 use std::{
@@ -47,6 +51,8 @@ pub struct Options {
     pub field: MarkField,
     /// Whether it ends with its last job.
     pub lifetime: Lifetime,
+    /// Its configuration; `None` for the one that an earlier daemon had, if any.
+    pub config: Option<config::Files>,
 }
 
 /// How long a new daemon waits for one that is just ending.

@@ -104,7 +104,7 @@ impl Daemon {
         let users = self
             .policies
             .iter()
-            .filter(|(_, terms)| tunnel_of(terms) == Some(name));
+            .filter(|(id, _)| self.effective(**id).as_ref().and_then(tunnel_of) == Some(name));
         let silenced = users.map(|(id, _)| self.kernel.processes(*id).len() as u64);
         Ok(TunnelDown {
             name: name.clone(),
@@ -180,7 +180,7 @@ impl Daemon {
         }
     }
 
-    fn parse(&self, request: &TunnelUp) -> Result<Config, Error> {
+    pub(crate) fn parse(&self, request: &TunnelUp) -> Result<Config, Error> {
         let config = Config::parse(request.config.as_bytes()).map_err(|source| Error::Config {
             file: request.file.clone(),
             source,

@@ -8,7 +8,10 @@ use ipnet::IpNet;
 use lockne_daemon::state_dir::StateDir;
 
 use crate::{
-    cmd::{attach, explain},
+    cmd::{
+        attach, explain,
+        rule::{File, Rule},
+    },
     failure::{Failure, Result},
 };
 
@@ -97,6 +100,9 @@ pub(crate) enum Command {
     /// Bring tunnels up and down, and look at them
     #[command(subcommand)]
     Tunnel(Tunnel),
+    /// Choose the way of programs wherever they are started from
+    #[command(subcommand)]
+    Rule(Rule),
     /// Show policies, processes, traffic and tunnels
     Status(Json),
     /// Take back everything that lockne did
@@ -133,6 +139,9 @@ pub(crate) struct Run {
     /// Reach this prefix directly, past the tunnel (again for more)
     #[arg(long, value_name = "PREFIX", conflicts_with = "direct", value_parser = prefix)]
     pub(crate) lan: Vec<IpNet>,
+    /// Ask this resolver, through the tunnel, instead of the one in its file (again for more)
+    #[arg(long, value_name = "ADDRESS", requires = "via")]
+    pub(crate) dns: Vec<IpAddr>,
     /// Let commands in the file (`PostUp` and the like) run as root
     #[arg(long)]
     pub(crate) allow_hooks: bool,
@@ -146,8 +155,9 @@ pub(crate) struct Run {
 #[group(required = true, multiple = false)]
 pub(crate) struct ActionArgs {
     /// Go through this: a tunnel that is up, a network interface, or a wg-quick file
-    #[arg(long, value_name = "TUNNEL")]
-    pub(crate) via: Option<String>,
+    /// (again for one to use in need)
+    #[arg(long, value_name = "TUNNEL", value_delimiter = ',')]
+    pub(crate) via: Vec<String>,
     /// Go past every tunnel, even where the default route is one
     #[arg(long)]
     pub(crate) direct: bool,
@@ -192,6 +202,8 @@ pub(crate) struct Daemon {
     #[arg(long, value_name = "BIT", default_value_t = 24)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=24))]
     pub(crate) mark_bit: u32,
+    #[command(flatten)]
+    pub(crate) file: File,
     /// End with the last job, as `run` starts it
     #[arg(long, hide = true)]
     pub(crate) ephemeral: bool,

@@ -6,6 +6,7 @@ mod demo;
 mod down;
 pub(crate) mod explain;
 mod man;
+pub(crate) mod rule;
 mod run;
 mod status;
 mod tunnel;
@@ -28,6 +29,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Detach(args) => attach::detach(&cli.place, &args),
         Command::Explain(args) => explain::explain(&cli.place, &args),
         Command::Tunnel(command) => tunnel::tunnel(&cli.place, &command),
+        Command::Rule(command) => rule::rule(&cli.place, &command),
         Command::Status(json) => status::status(&cli.place, json),
         Command::Down(json) => down::down(&cli.place, json),
         Command::Demo(json) => demo::demo(json),

@@ -8,6 +8,9 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Policed processes fork so much that they cannot be counted.
+    #[error("policed processes start others faster than they can be counted")]
+    Busy,
     /// The caller has not the privileges, or the kernel is locked down.
     #[error("not permitted to {action}")]
     NotPermitted {

@@ -7,7 +7,6 @@ use hyper::Method;
 use ipnet::IpNet;
 use lockne_core::{
     api::{self, Counts, Fate, Moved, MovedSocket, Target},
-    policy::Terms,
     rule,
 };
 
@@ -105,14 +104,11 @@ impl TargetArgs {
 
 pub(crate) fn attach(place: &Place, args: &Attach) -> Result<ExitCode> {
     let client = Client::new(place)?;
-    let (action, tunnel) = run::action(&args.action, args.allow_hooks)?;
+    let (terms, tunnel) = run::terms(&args.action, &args.lan, &[], args.allow_hooks)?;
     let request = api::Attach {
         tunnel,
         target: args.target.target()?,
-        terms: Terms {
-            action,
-            lan: args.lan.iter().copied().collect(),
-        },
+        terms,
         existing: args.existing.map(Into::into),
         children: !args.no_children,
     };

@@ -29,6 +29,8 @@ pub(crate) fn daemon(place: &Place, args: &Daemon) -> Result<ExitCode> {
         } else {
             Lifetime::UntilDown
         },
+        // One that a program starts for itself has no rules.
+        config: (!args.ephemeral).then(|| args.file.files()),
     };
     let announce = if args.ephemeral {
         ready::Announce::ToParent

@@ -14,7 +14,7 @@ tests! { TESTS:
     bash_completes_commands_and_options,
 }
 
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 21] = [
     &[],
     &["run"],
     &["attach"],
@@ -25,6 +25,11 @@ const COMMANDS: [&[&str]; 16] = [
     &["tunnel", "down"],
     &["tunnel", "list"],
     &["tunnel", "show"],
+    &["rule"],
+    &["rule", "list"],
+    &["rule", "add"],
+    &["rule", "remove"],
+    &["rule", "test"],
     &["status"],
     &["down"],
     &["demo"],

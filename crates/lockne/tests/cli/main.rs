@@ -15,6 +15,7 @@ mod help;
 mod output;
 mod place;
 mod program;
+mod rule;
 mod secret;
 
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     }
     let anywhere = [
         ("help", help::TESTS),
+        ("rule", rule::TESTS),
         ("errors", errors::TESTS),
         ("secret", secret::TESTS),
     ];

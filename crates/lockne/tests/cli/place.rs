@@ -71,6 +71,7 @@ impl Place {
             .current_dir(self.path())
             .env("LOCKNE_STATE_DIR", self.state_dir())
             .env_remove("LOCKNE_SOCKET")
+            .env_remove("LOCKNE_CONFIG")
             .env_remove("NO_COLOR")
             .env_remove("CLICOLOR_FORCE")
             .stdin(Stdio::null());

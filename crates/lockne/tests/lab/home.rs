@@ -68,6 +68,7 @@ impl Home {
             .arg(self.state_dir())
             .args(arguments)
             .env_remove("LOCKNE_SOCKET")
+            .env_remove("LOCKNE_CONFIG")
             .stdin(Stdio::null());
         command
     }
@@ -186,6 +187,11 @@ impl Daemon {
             matches!(daemon, Some(DaemonStatus::Running { .. }))
         });
         daemon
+    }
+
+    /// Asks it to read its configuration again.
+    pub(crate) fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.0), Signal::HUP).unwrap();
     }
 
     /// Kills it without a word.

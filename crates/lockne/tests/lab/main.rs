@@ -21,6 +21,7 @@ mod network;
 mod older;
 mod path;
 mod peer;
+mod rule;
 mod survival;
 mod tool;
 mod way;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         ("older", older::TESTS),
         ("path", path::TESTS),
         ("peer", peer::TESTS),
+        ("rule", rule::TESTS),
         ("survival", survival::TESTS),
     ];
     let tests = modules
