@@ -4,6 +4,9 @@
 //! |---|---|---|
 //! | `GET /v1/status` | | [`Status`] |
 //! | `POST /v1/run` | [`Run`] | [`Running`] |
+//! | `POST /v1/attach` | [`Attach`] | [`Moved`] |
+//! | `POST /v1/detach` | [`Detach`] | [`Moved`] |
+//! | `GET /v1/processes/PID` | | [`Explanation`] |
 //! | `POST /v1/tunnels` | [`TunnelUp`] | [`TunnelStatus`] |
 //! | `GET /v1/tunnels` | | list of [`TunnelStatus`] |
 //! | `GET /v1/tunnels/NAME` | | [`TunnelStatus`] |
@@ -13,7 +16,9 @@
 //! A refusal has a status of 400 or above and a [`Refusal`] as its body. Field names are part of the
 //! interface: `--json` prints these very documents.
 
+mod attach;
 mod config;
+mod explain;
 
 pub use self::config::{ConfigStatus, RuleStatus};
 
@@ -28,6 +33,11 @@ use crate::{
     tunnel::TunnelName,
     wgquick::HookPolicy,
 };
+
+pub use attach::{
+    Attach, Counts, Detach, Fate, Moved, MovedProcess, MovedSocket, SocketStatus, Target,
+};
+pub use explain::{Descendant, ExplainedSocket, Explanation, PolicyNow, Route, SocketWay, Verdict};
 
 /// Asks for a policy for the process that asks.
 #[derive(Clone, Serialize, Deserialize)]

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod config;
 pub mod doctor;
+pub mod explain;
 pub mod failover;
 pub mod filter;
 pub mod permission;

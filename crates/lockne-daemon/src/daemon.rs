@@ -75,7 +75,9 @@ pub(crate) struct Daemon {
     pub(crate) stamps: BTreeMap<u32, PolicyId>,
     pub(crate) configured: Configured,
     pub(crate) failover: Failover,
-    had_job: bool,
+    pub(crate) had_job: bool,
+    /// Whether a program was detached that kept connections by a policy's way.
+    pub(crate) keeps_connections: bool,
     /// When the last policed process was found to be gone.
     deserted: Option<Instant>,
 }
@@ -134,6 +136,7 @@ impl Daemon {
             configured: Configured::new(Installed::new(field)?),
             failover: Failover::default(),
             had_job: false,
+            keeps_connections: false,
             deserted: None,
         };
         if let Err(error) = daemon.resume(record).await {
@@ -299,6 +302,15 @@ impl Daemon {
                 drop(reply.send(status));
             }
             Command::Run(caller, run, reply) => drop(reply.send(self.run(&caller, run).await)),
+            Command::Explain(pid, reply) => drop(reply.send(self.explain(pid).await)),
+            // Whoever asked has thought better of it: then nothing is changed.
+            Command::Attach(_, _, reply) | Command::Detach(_, _, reply) if reply.is_closed() => {}
+            Command::Attach(caller, request, reply) => {
+                drop(reply.send(self.attach(&caller, request).await));
+            }
+            Command::Detach(caller, request, reply) => {
+                drop(reply.send(self.detach(&caller, &request)));
+            }
             Command::TunnelUp(caller, request, reply) => {
                 // Whoever asked has thought better of it.
                 if !reply.is_closed() {
@@ -319,41 +331,11 @@ impl Daemon {
 
     async fn run(&mut self, caller: &Caller, run: Run) -> Result<Running, Error> {
         let (pid, handle) = caller.peer.process()?;
-        if let Some(prefix) = run.terms.lan.iter().find(|prefix| prefix.prefix_len() == 0) {
-            return Err(Error::Everything { prefix: *prefix });
-        }
+        Self::require_sane(&run.terms)?;
         if let Some(request) = run.tunnel {
             self.tunnel_up_for(caller, request).await?;
         }
-        let terms = self.configured.resolve(run.terms);
-        self.judge(caller, &terms)?;
-        let mut taken_up = false;
-        for name in terms.tunnels() {
-            taken_up |= self.take_up(name)?;
-        }
-        if taken_up {
-            self.restore_tunnels().await;
-            self.enforce().await?;
-        }
-        let mut notices = Vec::new();
-        for name in terms.tunnels() {
-            let status = self.tunnel_status(name).await?;
-            if status.state != TunnelState::Up {
-                notices.push(format!(
-                    "tunnel `{name}` is not up; the program is silent until it is"
-                ));
-            } else if status.addresses.is_empty() {
-                notices.push(format!(
-                    "tunnel `{name}` has no address; nothing can go through it"
-                ));
-            }
-        }
-        self.check_resolvers(&terms)?;
-        notices.extend(self.open_sockets(&terms));
-        if notices.len() < terms.tunnels().count() {
-            // Another one stands in.
-            notices.clear();
-        }
+        let (terms, mut notices) = self.ready(caller, run.terms).await?;
         // Judged before a policy is made for nothing, and again when nothing can come in between.
         let present = |daemon: &Self| {
             // A policy that is not known here is not his to leave either.
@@ -400,6 +382,53 @@ impl Daemon {
     pub(crate) fn judge(&self, caller: &Caller, terms: &Terms) -> Result<(), Error> {
         let is_new = !self.policies.values().any(|it| it == terms);
         caller.use_of(terms, |name| self.owner(name), self.policies.len(), is_new)
+    }
+
+    /// Refuses terms that would say the opposite of what they say.
+    pub(crate) fn require_sane(terms: &Terms) -> Result<(), Error> {
+        match terms.lan.iter().find(|prefix| prefix.prefix_len() == 0) {
+            Some(prefix) => Err(Error::Everything { prefix: *prefix }),
+            None => Ok(()),
+        }
+    }
+
+    /// Terms as they can be put in force, with the interfaces of tunnels that the configuration names, each taken
+    /// up; and what a user should know of them.
+    pub(crate) async fn ready(
+        &mut self,
+        caller: &Caller,
+        terms: Terms,
+    ) -> Result<(Terms, Vec<String>), Error> {
+        let terms = self.configured.resolve(terms);
+        self.judge(caller, &terms)?;
+        let mut taken_up = false;
+        for name in terms.tunnels() {
+            taken_up |= self.take_up(name)?;
+        }
+        if taken_up {
+            self.restore_tunnels().await;
+            self.enforce().await?;
+        }
+        let mut notices = Vec::new();
+        for name in terms.tunnels() {
+            let status = self.tunnel_status(name).await?;
+            if status.state != TunnelState::Up {
+                notices.push(format!(
+                    "tunnel `{name}` is not up; the program is silent until it is"
+                ));
+            } else if status.addresses.is_empty() {
+                notices.push(format!(
+                    "tunnel `{name}` has no address; nothing can go through it"
+                ));
+            }
+        }
+        if notices.len() < terms.tunnels().count() {
+            // Another one stands in.
+            notices.clear();
+        }
+        self.check_resolvers(&terms)?;
+        notices.extend(self.open_sockets(&terms));
+        Ok((terms, notices))
     }
 
     /// The policy with these terms; a new one is in force before it is returned.
@@ -470,6 +499,12 @@ impl Daemon {
         if !deserted {
             self.deserted = None;
             return false;
+        }
+        if self.keeps_connections {
+            self.keeps_connections = socket::has_connections(self.options.field).unwrap_or(false);
+            if self.keeps_connections {
+                return false;
+            }
         }
         let since = *self.deserted.get_or_insert_with(Instant::now);
         since.elapsed() > LAST_WORDS

@@ -10,7 +10,9 @@ use lockne_core::{
     wgquick,
 };
 
-use crate::{config, inherited, kernel, record, route, rules, state_dir, wireguard};
+use crate::{
+    attach::TargetError, config, inherited, kernel, record, route, rules, state_dir, wireguard,
+};
 
 /// Why the daemon cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +137,9 @@ pub enum Error {
     /// Marked connections cannot be cut.
     #[error("cannot cut the connections of policed programs")]
     Cut(#[source] io::Error),
+    /// A program that runs cannot be moved.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// Only 255 policies fit into the mark.
     #[error("all 255 policies are in use")]
     TooManyPolicies,
@@ -212,6 +217,7 @@ impl Error {
             ),
             Self::Kernel(error) => error.hint().map(ToOwned::to_owned),
             Self::Inherited(error) => error.hint().map(ToOwned::to_owned),
+            Self::Target(error) => error.hint().map(ToOwned::to_owned),
             Self::Route(error) => error.hint().map(ToOwned::to_owned),
             Self::Socket { .. } => Some("give another path with `--socket`".to_owned()),
             Self::StateDir(state_dir::Error::Path { source, .. })

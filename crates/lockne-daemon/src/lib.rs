@@ -1,5 +1,6 @@
 //! How it is made true: the only crate that changes the system.
 
+mod attach;
 mod authority;
 pub mod config;
 mod configured;
@@ -8,6 +9,7 @@ mod daemon;
 mod dns;
 pub mod doctor;
 mod error;
+mod explain;
 mod failover;
 pub mod inherited;
 pub mod kernel;
@@ -38,6 +40,7 @@ use std::{
 use lockne_core::{api::Lifetime, permission::Permissions};
 use tokio::runtime;
 
+pub use attach::TargetError;
 pub use error::Error;
 pub use lockne_abi::MarkField;
 

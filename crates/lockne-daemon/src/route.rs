@@ -5,6 +5,7 @@
 
 mod error;
 mod interface;
+mod lookup;
 mod message;
 mod observe;
 pub mod sysctl;
@@ -18,7 +19,7 @@ use rtnetlink::{Handle, packet_route::rule::RuleMessage};
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
-pub use self::{error::Error, watch::Change};
+pub use self::{error::Error, lookup::Way, watch::Change};
 
 /// A connection to the kernel's routing.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use lockne_daemon::state_dir::StateDir;
 
 use crate::{
     cmd::{
-        self, doctor,
+        self, attach, doctor, explain,
         rule::{File, Rule},
     },
     failure::{Failure, Result},
@@ -91,6 +91,12 @@ fn path_of(variable: &str) -> Option<PathBuf> {
 pub(crate) enum Command {
     /// Run a program under a policy, then be that program
     Run(Run),
+    /// Put a program that runs already under a policy
+    Attach(attach::Attach),
+    /// Let a program that runs go as if lockne were not there
+    Detach(attach::Detach),
+    /// Tell why a program is on the way that it is on
+    Explain(explain::Explain),
     /// Bring tunnels up and down, and look at them
     #[command(subcommand)]
     Tunnel(Tunnel),

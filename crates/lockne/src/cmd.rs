@@ -1,9 +1,11 @@
 //! The commands, one file each.
 
+pub(crate) mod attach;
 mod daemon;
 mod demo;
 pub(crate) mod doctor;
 mod down;
+pub(crate) mod explain;
 mod leaktest;
 mod man;
 mod monitor;
@@ -29,6 +31,9 @@ pub(crate) use self::{leaktest::Leaktest, monitor::Monitor, trace::Trace};
 pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Run(args) => Err(run::run(&cli.place, &args)),
+        Command::Attach(args) => attach::attach(&cli.place, &args),
+        Command::Detach(args) => attach::detach(&cli.place, &args),
+        Command::Explain(args) => explain::explain(&cli.place, &args),
         Command::Tunnel(command) => tunnel::tunnel(&cli.place, &command),
         Command::Rule(command) => rule::rule(&cli.place, &command),
         Command::Status(json) => status::status(&cli.place, json),

@@ -4,12 +4,14 @@ use std::{
     env,
     ffi::OsStr,
     io,
+    net::IpAddr,
     os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use hyper::Method;
+use ipnet::IpNet;
 use lockne_core::{
     api,
     policy::{Action, Terms},
@@ -19,7 +21,7 @@ use lockne_core::{
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use crate::{
-    cli::{Place, Run},
+    cli::{ActionArgs, Place, Run},
     client::Client,
     cmd::tunnel,
     failure::{self, Failure},
@@ -39,7 +41,8 @@ fn prepare(place: &Place, args: &Run) -> failure::Result<(PathBuf, api::Running)
     let ours = |failure: Failure| failure.code(failure::RUN_FAILED);
     let path = find(&args.program[0])?;
     let client = Client::new(place).map_err(ours)?;
-    let (terms, tunnel) = terms(args).map_err(ours)?;
+    let (terms, tunnel) =
+        terms(&args.action, &args.lan, &args.dns, args.allow_hooks).map_err(ours)?;
     let request = api::Run { tunnel, terms };
     let running: api::Running = client
         .ask_or_start("waiting for the daemon", Method::POST, "/v1/run", &request)
@@ -60,10 +63,15 @@ fn prepare(place: &Place, args: &Run) -> failure::Result<(PathBuf, api::Running)
 }
 
 /// What the arguments say, with the tunnel to bring up for it.
-fn terms(args: &Run) -> failure::Result<(Terms, Option<api::TunnelUp>)> {
+pub(crate) fn terms(
+    action: &ActionArgs,
+    lan: &[IpNet],
+    dns: &[IpAddr],
+    allow_hooks: bool,
+) -> failure::Result<(Terms, Option<api::TunnelUp>)> {
     let mut file = None;
     let mut names: Vec<TunnelName> = Vec::new();
-    for via in &args.action.via {
+    for via in &action.via {
         let name = if via.contains('/') || Path::new(via).extension() == Some(OsStr::new("conf")) {
             if file.is_some() {
                 return Err(Failure::new("only one wg-quick file can be given")
@@ -72,7 +80,7 @@ fn terms(args: &Run) -> failure::Result<(Terms, Option<api::TunnelUp>)> {
             let request = tunnel::request(
                 Path::new(via),
                 None,
-                args.allow_hooks,
+                allow_hooks,
                 api::Lifetime::UntilLastJob,
             )?;
             file.insert(request).name.clone()
@@ -86,22 +94,22 @@ fn terms(args: &Run) -> failure::Result<(Terms, Option<api::TunnelUp>)> {
         names.push(name);
     }
     let mut names = names.into_iter();
-    let action = match names.next() {
+    let way = match names.next() {
         Some(first) => Action::Via(first),
-        None if args.action.direct => Action::Direct,
+        None if action.direct => Action::Direct,
         None => Action::Block,
     };
     let terms = Terms {
-        action,
+        action: way,
         or: names.collect(),
-        lan: args.lan.iter().copied().collect(),
-        dns: args.dns.clone(),
+        lan: lan.iter().copied().collect(),
+        dns: dns.to_vec(),
     };
     Ok((terms, file))
 }
 
 /// Names the file that may have been meant by a tunnel which there is not.
-fn point_to_file(failure: Failure, action: &Action) -> Failure {
+pub(crate) fn point_to_file(failure: Failure, action: &Action) -> Failure {
     let Action::Via(name) = action else {
         return failure;
     };

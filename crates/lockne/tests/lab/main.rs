@@ -9,9 +9,11 @@
 )]
 
 mod action;
+mod attach;
 mod counter;
 mod dns;
 mod escape;
+mod explain;
 mod failover;
 mod family;
 mod fault;
@@ -46,10 +48,12 @@ fn main() -> ExitCode {
     let obstacle = obstacle.map(|error| error.to_string());
     let modules = [
         ("action", action::TESTS),
+        ("attach", attach::TESTS),
         ("counter", counter::TESTS),
         ("dns", dns::TESTS),
         ("failover", failover::TESTS),
         ("escape", escape::TESTS),
+        ("explain", explain::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
         ("hole", hole::TESTS),
