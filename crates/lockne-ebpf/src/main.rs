@@ -15,6 +15,7 @@
 )]
 
 mod config;
+mod exec;
 mod family;
 mod guard;
 mod lan;

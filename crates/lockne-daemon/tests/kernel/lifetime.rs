@@ -123,14 +123,14 @@ fn there_is_no_gap_while_a_daemon_replaces_another() {
 }
 
 fn adoption_replaces_every_program_within_its_link() {
-    const TRACEPOINTS: usize = 2;
+    const TRACEPOINTS: usize = 3;
     let mut world = World::new();
     let before = attached(&world);
 
     world.open();
 
     let after = attached(&world);
-    assert_eq!((before.len(), after.len()), (9, 9));
+    assert_eq!((before.len(), after.len()), (10, 10));
     let programs = ids(&before, LinkInfo::program_id);
     assert!(programs.is_disjoint(&ids(&after, LinkInfo::program_id)));
     // A link that was made anew would have left a gap; tracepoints overlap instead.
@@ -149,7 +149,7 @@ fn pins_may_be_in_a_bpffs_of_somebody_else() {
 
     let removed = Kernel::remove(&pins).unwrap();
 
-    assert_eq!(removed.programs, 9);
+    assert_eq!(removed.programs, 10);
     assert!(!pins.exists() && dir.path().exists());
     rustix::mount::unmount(dir.path(), UnmountFlags::empty()).unwrap();
 }
@@ -188,13 +188,13 @@ fn nothing_is_left_after_remove() {
         .unwrap();
     let mut probe = policed(&mut world, 7);
     let programs = ids(&attached(&world), LinkInfo::program_id);
-    assert_eq!(programs.len(), 10);
+    assert_eq!(programs.len(), 11);
     world.close();
 
     let removed = Kernel::remove(&world.pins()).unwrap();
 
     let expected = Removed {
-        programs: 10,
+        programs: 11,
         processes: 1,
     };
     assert_eq!(removed, expected);

@@ -114,6 +114,6 @@ fn stamp_works_by_clsact_and_leaves_nothing() {
     world.close();
     let removed = Kernel::remove(&world.pins()).unwrap();
 
-    assert_eq!(removed.programs, 10);
+    assert_eq!(removed.programs, 11);
     assert!(!filters(), "it does not outlive `remove`");
 }
