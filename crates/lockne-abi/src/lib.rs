@@ -6,6 +6,7 @@
 
 #![no_std]
 
+pub mod observe;
 mod rules;
 
 pub use rules::{Executable, Group, GroupName, Place, RuleBits, RuleSet, Script, Seen, User, look};
@@ -37,6 +38,9 @@ pub mod name {
     /// Array of one number: not 0 once a child of a process with a policy got an id beyond
     /// [`PROCESSES`], so that it could not be recorded.
     pub const OVERFLOW: &str = "OVERFLOW";
+    /// Array of one number: not 0 once a process under a policy that can mark packets has made a
+    /// socket, so that the guard must ask sockets for their marks.
+    pub const STRICT: &str = "STRICT";
     /// Per-CPU array of one number: how many children have inherited a policy so far.
     pub const FORKS: &str = "FORKS";
     /// Per-CPU array from policy id to [`Counters`](crate::Counters).
@@ -78,6 +82,8 @@ pub mod name {
     pub const SENDMSG4: &str = "sendmsg4";
     /// Program on `cgroup/sendmsg6`.
     pub const SENDMSG6: &str = "sendmsg6";
+    /// Program on `cgroup/setsockopt`.
+    pub const KEEP_MARK: &str = "keep_mark";
     /// Program on `cgroup_skb/egress`.
     pub const GUARD_EGRESS: &str = "guard_egress";
     /// Program on `cgroup_skb/ingress`.
@@ -350,12 +356,20 @@ pub struct Config {
     pub dentry_inode: u32,
     /// Byte offset of `dentry.d_name.name`.
     pub dentry_name: u32,
+    /// Byte offset of `task_struct.cred`.
+    pub task_cred: u32,
+    /// Byte offset of `cred.cap_effective`.
+    pub cred_effective: u32,
+    /// Byte offset of `cred.user_ns`.
+    pub cred_user_ns: u32,
+    /// Byte offset of `user_namespace.level`.
+    pub user_ns_level: u32,
 }
 
 const _: () = assert!(size_of::<Policy>() == 12);
 const _: () = assert!(size_of::<Counters>() == 40);
 const _: () = assert!(size_of::<LanKey>() == 17);
-const _: () = assert!(size_of::<Config>() == 112);
+const _: () = assert!(size_of::<Config>() == 128);
 
 #[cfg(feature = "user")]
 mod user {
@@ -367,7 +381,7 @@ mod user {
     unsafe impl aya::Pod for Counters {}
     // SAFETY: bytes only, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for LanKey {}
-    // SAFETY: a `u64` and 26 `u32`, so no padding; every bit pattern is valid.
+    // SAFETY: a `u64` and thirty `u32`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Config {}
 }
 

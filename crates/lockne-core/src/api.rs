@@ -13,6 +13,10 @@
 //! A refusal has a status of 400 or above and a [`Refusal`] as its body. Field names are part of the
 //! interface: `--json` prints these very documents.
 
+mod config;
+
+pub use self::config::{ConfigStatus, RuleStatus};
+
 use std::{collections::BTreeSet, net::IpAddr, net::SocketAddr, path::PathBuf};
 
 use ipnet::IpNet;
@@ -45,10 +49,24 @@ fn strict_terms<'de, D: Deserializer<'de>>(from: D) -> Result<Terms, D::Error> {
     struct Strict {
         action: Action,
         #[serde(default)]
+        or: Vec<TunnelName>,
+        #[serde(default)]
         lan: BTreeSet<IpNet>,
+        #[serde(default)]
+        dns: Vec<IpAddr>,
     }
-    let Strict { action, lan } = Strict::deserialize(from)?;
-    Ok(Terms { action, lan })
+    let Strict {
+        action,
+        or,
+        lan,
+        dns,
+    } = Strict::deserialize(from)?;
+    Ok(Terms {
+        action,
+        or,
+        lan,
+        dns,
+    })
 }
 
 /// The process that asked has its policy.
@@ -122,6 +140,9 @@ pub struct Status {
     pub policies: Vec<PolicyStatus>,
     /// Every tunnel that a policy names or that lockne brought up.
     pub tunnels: Vec<TunnelStatus>,
+    /// The configuration, if the daemon has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigStatus>,
 }
 
 /// Whether a daemon runs.

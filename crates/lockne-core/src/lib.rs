@@ -3,6 +3,9 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod config;
+pub mod filter;
+pub mod permission;
 pub mod plan;
 pub mod policy;
 pub mod rule;

@@ -4,8 +4,8 @@
 //! them, and at no time in between is a socket unmarked or a packet unguarded.
 
 mod bpffs;
-mod btf;
-mod cgroup;
+pub(crate) mod btf;
+pub(crate) mod cgroup;
 mod error;
 mod hook;
 mod namespace;
@@ -15,7 +15,7 @@ mod reading;
 mod remove;
 mod rules;
 mod stamp;
-mod sys;
+pub(crate) mod sys;
 
 use std::{
     collections::BTreeSet,
@@ -128,6 +128,17 @@ impl Kernel {
         self.policies
             .get(&id.get().into(), 0)
             .map_err(Error::map(name::POLICIES))
+    }
+
+    /// Shuts policy `id`, which nothing uses any more, so that its number can be another's.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn forget(&mut self, id: PolicyId) -> Result<(), Error> {
+        self.set_policy(id, Policy::BLOCK)?;
+        self.reading.reset_counters(id)?;
+        self.set_lan(id, &BTreeSet::new())
     }
 
     /// Says which prefixes policy `id` reaches past its tunnel.

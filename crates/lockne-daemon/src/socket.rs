@@ -4,7 +4,7 @@
 //! such a segment would leave by the default route, with the tunnel's address in it. So a daemon that ends
 //! with its last job waits for them, and whoever takes the rules away cuts them first.
 
-use std::{collections::BTreeSet, io, num::NonZeroU8};
+use std::{collections::BTreeSet, io, net::IpAddr, num::NonZeroU8};
 
 use lockne_abi::MarkField;
 use lockne_core::policy::PolicyId;
@@ -70,6 +70,57 @@ pub fn cut_marked(field: MarkField) -> io::Result<u32> {
         for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
             for socket in marked(family, protocol, field)? {
                 cut += u32::from(destroy(family, protocol, socket.header.socket_id)?);
+            }
+        }
+    }
+    Ok(cut)
+}
+
+/// The policies that sockets of any kind carry, as far as the kernel lists them.
+///
+/// # Errors
+///
+/// Fails if the sockets cannot be listed.
+pub fn all_policies(field: MarkField) -> io::Result<BTreeSet<PolicyId>> {
+    /// `IPPROTO_RAW` of `linux/in.h`, which stands for all raw sockets.
+    const RAW: u8 = 255;
+    let mut policies = BTreeSet::new();
+    for family in FAMILIES {
+        for protocol in [IPPROTO_TCP, IPPROTO_UDP, RAW] {
+            let sockets = list(family, protocol)?;
+            policies.extend(sockets.iter().filter_map(|socket| policy(socket, field)));
+        }
+    }
+    Ok(policies)
+}
+
+/// Cuts every connection that carries policy `id` in `field`, but for those whose far end `stays` or is on this
+/// machine; says how many.
+///
+/// # Errors
+///
+/// As [`cut_marked`].
+pub fn cut_policy(
+    field: MarkField,
+    id: PolicyId,
+    stays: impl Fn(IpAddr) -> bool,
+) -> io::Result<u32> {
+    let mut cut = 0;
+    for family in FAMILIES {
+        for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
+            for socket in marked(family, protocol, field)? {
+                let SocketId {
+                    source_address,
+                    destination_address,
+                    destination_port,
+                    ..
+                } = socket.header.socket_id;
+                let peer = destination_address.to_canonical();
+                let is_elsewhere =
+                    destination_port != 0 && peer != source_address.to_canonical() && !stays(peer);
+                if is_elsewhere && policy(&socket, field) == Some(id) {
+                    cut += u32::from(destroy(family, protocol, socket.header.socket_id)?);
+                }
             }
         }
     }

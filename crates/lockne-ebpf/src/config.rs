@@ -37,6 +37,10 @@ static CONFIG: Config = Config {
     dentry_parent: 0,
     dentry_inode: 0,
     dentry_name: 0,
+    task_cred: 0,
+    cred_effective: 0,
+    cred_user_ns: 0,
+    user_ns_level: 0,
 };
 
 macro_rules! fields {
@@ -78,6 +82,10 @@ fields! {
     dentry_parent: u32,
     dentry_inode: u32,
     dentry_name: u32,
+    task_cred: u32,
+    cred_effective: u32,
+    cred_user_ns: u32,
+    user_ns_level: u32,
 }
 
 /// The bits of the mark that are ours.

@@ -20,7 +20,7 @@ use aya_ebpf::{
 };
 use lockne_abi::Policy;
 
-use crate::{config, lan, map};
+use crate::{config, lan, map, strict};
 
 const LOOPBACK: u32 = 1;
 const PASS: i32 = 1;
@@ -46,11 +46,15 @@ pub(crate) fn guard_egress(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the kernel passes a valid packet.
     let mark = unsafe { (*skb).mark };
+    let is_strict = strict::is_on();
     // Most packets have no mark at all; these need not even know where our bits are.
-    if mark == 0 {
+    if mark == 0 && !is_strict {
         return PASS;
     }
-    let id = config::field().policy(mark);
+    let mut id = config::field().policy(mark);
+    if is_strict {
+        id = strictest(id, policy_of_socket(skb));
+    }
     if id == 0 {
         return PASS;
     }
@@ -105,6 +109,12 @@ fn way(policy: Policy, device: u32) -> Way {
     } else {
         Way::Elsewhere
     }
+}
+
+/// The policy that counts: the socket's own, which no control message changes.
+#[inline(always)]
+fn strictest(packet: u8, socket: u8) -> u8 {
+    if socket == 0 { packet } else { socket }
 }
 
 #[inline(always)]
@@ -166,7 +176,7 @@ fn is_foreign(skb: *mut __sk_buff) -> bool {
     inode != config::netns_inode()
 }
 
-/// The policy in the mark of the socket that receives the packet; 0 if there is none.
+/// The policy in the mark of the packet's socket, which sends or receives it; 0 if there is none.
 #[inline(always)]
 fn policy_of_socket(skb: *mut __sk_buff) -> u8 {
     // SAFETY: the kernel passes a valid packet; the verifier demands both checks for null.
@@ -200,6 +210,15 @@ mod tests {
         assert_eq!(way(Policy::tunnel(3), 2), Way::Elsewhere);
         assert_eq!(way(Policy::BLOCK, 2), Way::Elsewhere);
         assert_eq!(way(Policy::DIRECT, 2), Way::Allowed);
+    }
+
+    #[test]
+    fn socket_outweighs_the_mark_that_a_datagram_was_given() {
+        assert_eq!(
+            (strictest(0, 7), strictest(9, 7), strictest(7, 0)),
+            (7, 7, 7)
+        );
+        assert_eq!(strictest(0, 0), 0);
     }
 
     #[test]

@@ -21,9 +21,11 @@ mod guard;
 mod lan;
 mod map;
 mod mark;
+mod option;
 mod process;
 mod remark;
 mod reply;
+mod strict;
 mod verdict;
 
 /// The programs call helpers that the kernel gives to GPL programs only.

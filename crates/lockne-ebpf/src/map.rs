@@ -17,6 +17,9 @@ pub(crate) static PROCESSES: Array<[Member; lockne_abi::PROCESSES_PER_PAGE as us
 pub(crate) static OVERFLOW: Array<u32> = Array::with_max_entries(1, 0);
 
 #[map]
+pub(crate) static STRICT: Array<u32> = Array::with_max_entries(1, 0);
+
+#[map]
 static FORKS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]

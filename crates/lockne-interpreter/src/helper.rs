@@ -17,6 +17,7 @@ pub(crate) const ALL: &[(u32, Helper)] = &[
     (5, ktime_get_ns),
     (14, get_current_pid_tgid),
     (26, skb_load_bytes),
+    (35, get_current_task),
     (46, get_socket_cookie),
     (49, setsockopt),
     (95, sk_fullsock),
@@ -136,6 +137,10 @@ fn ktime_get_ns(_: u64, _: u64, _: u64, _: u64, _: u64) -> u64 {
 /// A process of one thread.
 fn get_current_pid_tgid(_: u64, _: u64, _: u64, _: u64, _: u64) -> u64 {
     on_world(|world| u64::from(world.process) << 32 | u64::from(world.process))
+}
+
+fn get_current_task(_: u64, _: u64, _: u64, _: u64, _: u64) -> u64 {
+    on_world(|world| world.task)
 }
 
 fn skb_load_bytes(_: u64, offset: u64, to: u64, len: u64, _: u64) -> u64 {

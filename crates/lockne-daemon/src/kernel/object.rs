@@ -31,9 +31,10 @@ const fn shape<K, V>(name: &'static str) -> Shape {
 }
 
 /// Every map that outlives the daemon; the last is written when all others are there.
-pub(super) const MAPS: [Shape; 16] = [
+pub(super) const MAPS: [Shape; 17] = [
     shape::<u32, [Member; PROCESSES_PER_PAGE as usize]>(name::PROCESSES),
     shape::<u32, u32>(name::OVERFLOW),
+    shape::<u32, u32>(name::STRICT),
     shape::<u32, u64>(name::FORKS),
     shape::<u32, Policy>(name::POLICIES),
     shape::<u32, Counters>(name::COUNTERS),
@@ -84,6 +85,7 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
             Program::CgroupSock(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSkb(program) => program.load(),
+            Program::CgroupSockopt(program) => program.load(),
             Program::SchedClassifier(program) => program.load(),
             Program::BtfTracePoint(program) => TRACEPOINTS
                 .iter()
@@ -159,6 +161,10 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         dentry_parent: types.offset("dentry", "d_parent")?,
         dentry_inode: types.offset("dentry", "d_inode")?,
         dentry_name: types.offset("dentry", "d_name.name")?,
+        task_cred: types.offset("task_struct", "cred")?,
+        cred_effective: types.offset("cred", "cap_effective")?,
+        cred_user_ns: types.offset("cred", "user_ns")?,
+        user_ns_level: types.offset("user_namespace", "level")?,
     })
 }
 

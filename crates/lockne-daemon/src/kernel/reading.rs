@@ -1,8 +1,8 @@
 //! What the kernel programs know, read without changing it, by whoever may: no daemon is needed.
 
-use std::{num::NonZeroU8, path::Path};
+use std::{collections::BTreeSet, num::NonZeroU8, path::Path};
 
-use aya::maps::{Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::maps::{Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
 use lockne_abi::{Counters, PROCESSES_PER_PAGE, name};
 use lockne_core::policy::PolicyId;
 
@@ -78,6 +78,35 @@ impl Reading {
         let before = self.forks()?;
         let is_empty = self.processes.policed().next().is_none();
         Ok(is_empty && self.forks()? == before)
+    }
+
+    /// The policies that living processes have.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses, or if policed processes fork all the time: then none can be told to be unused.
+    pub fn living(&self) -> Result<BTreeSet<PolicyId>, Error> {
+        for _ in 0..64 {
+            let before = self.forks()?;
+            let living = self.policed().map(|(_, id)| id).collect();
+            if self.forks()? == before {
+                return Ok(living);
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    /// Sets the counters of policy `id` to nothing, for the next one with that number.
+    pub(super) fn reset_counters(&mut self, id: PolicyId) -> Result<(), Error> {
+        let key = u32::from(id.get());
+        let current = self.counters.get(&key, 0);
+        let current = current.map_err(Error::map(name::COUNTERS))?;
+        let zeros = vec![Counters::default(); current.len()];
+        let zeros = PerCpuValues::try_from(zeros)
+            .map_err(|error| Error::map(name::COUNTERS)(MapError::IoError(error)))?;
+        self.counters
+            .set(key, zeros, 0)
+            .map_err(Error::map(name::COUNTERS))
     }
 
     /// How many children have inherited a policy so far.

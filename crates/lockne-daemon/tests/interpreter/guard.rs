@@ -1,6 +1,6 @@
 //! `guard_egress` and `count_ingress`: who may leave, and what is counted.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use etherparse::PacketBuilder;
 use lockne_abi::{Counters, LanKey, Policy, name};
 use lockne_interpreter::{World, context};
@@ -255,4 +255,55 @@ fn packet_of_a_shared_tunnel_counts_for_the_policy_of_the_socket_that_gets_it() 
 
     let mut after = arrive(mark(7), WG0, |world, _| share(world));
     assert_eq!(counters(&mut after.world, 7).rx_packets, 0);
+}
+
+/// A socket whose mark is that of policy 7, seen by a guard that looks at sockets.
+fn strict(world: &mut World, skb: &mut __sk_buff) {
+    assert!(world.map(name::STRICT).set(&[0; 4], &1_u32.to_ne_bytes()));
+    let address = marked_socket(world, mark(7));
+    set_socket(skb, address);
+}
+
+fn marked_socket(world: &mut World, mark: u32) -> u64 {
+    let mut sock = [0; size_of::<bpf_sock>()];
+    let at = std::mem::offset_of!(bpf_sock, mark);
+    sock[at..at + 4].copy_from_slice(&mark.to_ne_bytes());
+    world.block(&sock)
+}
+
+#[test]
+fn datagram_without_its_sockets_mark_passes_a_guard_that_is_not_strict() {
+    let after = leave(&udp4(FAR), 0, ETH0, |world, skb| {
+        strict(world, skb);
+        assert!(world.map(name::STRICT).set(&[0; 4], &0_u32.to_ne_bytes()));
+    });
+
+    assert_eq!(after.verdict, PASS);
+}
+
+#[test]
+fn strict_guard_drops_a_datagram_whose_mark_is_not_its_sockets() {
+    for mark in [0, crate::run::OTHERS, mark(9)] {
+        let direct = |world: &mut World, skb: &mut __sk_buff| {
+            set_policy(world, 9, Policy::DIRECT);
+            strict(world, skb);
+        };
+
+        let mut after = leave(&udp4(FAR), mark, ETH0, direct);
+
+        assert_eq!(after.verdict, DROP, "{mark:#x}");
+        assert_eq!(counters(&mut after.world, 7).refused, 1);
+        assert_eq!(leave(&udp4(FAR), mark, WG0, direct).verdict, PASS);
+    }
+}
+
+#[test]
+fn strict_guard_passes_packets_of_sockets_without_a_policy() {
+    let after = leave(&udp4(FAR), 0, ETH0, |world, skb| {
+        strict(world, skb);
+        let address = marked_socket(world, 0);
+        set_socket(skb, address);
+    });
+
+    assert_eq!(after.verdict, PASS);
 }

@@ -9,6 +9,7 @@
 
 mod connect;
 mod guard;
+mod option;
 mod process;
 mod run;
 mod socket;

@@ -41,6 +41,10 @@ pub(crate) const CONFIG: Config = Config {
     dentry_parent: 8,
     dentry_inode: 16,
     dentry_name: 24,
+    task_cred: 8,
+    cred_effective: 16,
+    cred_user_ns: 24,
+    user_ns_level: 4,
 };
 
 /// A mark of policy `id`, with bits of somebody else.

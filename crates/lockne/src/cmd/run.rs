@@ -39,14 +39,8 @@ fn prepare(place: &Place, args: &Run) -> failure::Result<PathBuf> {
     let ours = |failure: Failure| failure.code(failure::RUN_FAILED);
     let path = find(&args.program[0])?;
     let client = Client::new(place).map_err(ours)?;
-    let (action, tunnel) = action(args).map_err(ours)?;
-    let request = api::Run {
-        tunnel,
-        terms: Terms {
-            action,
-            lan: args.lan.iter().copied().collect(),
-        },
-    };
+    let (terms, tunnel) = terms(args).map_err(ours)?;
+    let request = api::Run { tunnel, terms };
     let running: api::Running = client
         .ask_or_start("waiting for the daemon", Method::POST, "/v1/run", &request)
         .map_err(|failure| ours(point_to_file(failure, &request.terms.action)))?;
@@ -57,26 +51,44 @@ fn prepare(place: &Place, args: &Run) -> failure::Result<PathBuf> {
 }
 
 /// What the arguments say, with the tunnel to bring up for it.
-fn action(args: &Run) -> failure::Result<(Action, Option<api::TunnelUp>)> {
-    match &args.action.via {
-        None if args.action.direct => Ok((Action::Direct, None)),
-        None => Ok((Action::Block, None)),
-        Some(via)
-            if via.contains('/') || Path::new(via).extension() == Some(OsStr::new("conf")) =>
-        {
+fn terms(args: &Run) -> failure::Result<(Terms, Option<api::TunnelUp>)> {
+    let mut file = None;
+    let mut names: Vec<TunnelName> = Vec::new();
+    for via in &args.action.via {
+        let name = if via.contains('/') || Path::new(via).extension() == Some(OsStr::new("conf")) {
+            if file.is_some() {
+                return Err(Failure::new("only one wg-quick file can be given")
+                    .hint("bring the others up with `lockne tunnel up FILE.conf`, and name them"));
+            }
             let request = tunnel::request(
                 Path::new(via),
                 None,
                 args.allow_hooks,
                 api::Lifetime::UntilLastJob,
             )?;
-            Ok((Action::Via(request.name.clone()), Some(request)))
+            file.insert(request).name.clone()
+        } else {
+            via.parse()
+                .map_err(|error| Failure::new("this cannot be a tunnel").because(&error))?
+        };
+        if names.contains(&name) {
+            return Err(Failure::new(format!("`--via` names `{name}` twice")));
         }
-        Some(via) => via
-            .parse::<TunnelName>()
-            .map(|name| (Action::Via(name), None))
-            .map_err(|error| Failure::new("this cannot be a tunnel").because(&error)),
+        names.push(name);
     }
+    let mut names = names.into_iter();
+    let action = match names.next() {
+        Some(first) => Action::Via(first),
+        None if args.action.direct => Action::Direct,
+        None => Action::Block,
+    };
+    let terms = Terms {
+        action,
+        or: names.collect(),
+        lan: args.lan.iter().copied().collect(),
+        dns: args.dns.clone(),
+    };
+    Ok((terms, file))
 }
 
 /// Names the file that may have been meant by a tunnel which there is not.

@@ -11,7 +11,7 @@ use lockne_core::{
 use crate::{
     cli::{Json, Place},
     client::Client,
-    cmd::tunnel,
+    cmd::{rule, tunnel},
     failure::{Failure, Result},
     output::{self, FAINT, GOOD, WARN},
 };
@@ -80,6 +80,18 @@ fn print(status: &Status) -> Result<()> {
     if !status.tunnels.is_empty() {
         output::line("")?;
         output::print_table(&tunnel::table(&status.tunnels))?;
+    }
+    if let Some(config) = &status.config {
+        if !config.rules.is_empty() {
+            output::line("")?;
+            output::print_table(&rule::table(&config.rules))?;
+        }
+        if let Some(problem) = &config.problem {
+            output::line("")?;
+            output::line(&format!(
+                "{WARN}the configuration is not in force; the one before is:{WARN:#} {problem}"
+            ))?;
+        }
     }
     Ok(())
 }

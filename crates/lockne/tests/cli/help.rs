@@ -14,7 +14,7 @@ tests! { TESTS:
     bash_completes_commands_and_options,
 }
 
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: &[&[&str]] = &[
     &[],
     &["run"],
     &["tunnel"],
@@ -22,7 +22,13 @@ const COMMANDS: [&[&str]; 13] = [
     &["tunnel", "down"],
     &["tunnel", "list"],
     &["tunnel", "show"],
+    &["rule"],
+    &["rule", "list"],
+    &["rule", "add"],
+    &["rule", "remove"],
+    &["rule", "test"],
     &["status"],
+    &["leaktest"],
     &["down"],
     &["demo"],
     &["daemon"],

@@ -15,7 +15,10 @@ mod help;
 mod output;
 mod place;
 mod program;
+mod rule;
 mod secret;
+mod unit;
+mod user;
 
 use std::process::ExitCode;
 
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     }
     let anywhere = [
         ("help", help::TESTS),
+        ("rule", rule::TESTS),
         ("errors", errors::TESTS),
         ("secret", secret::TESTS),
     ];
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         ("output", output::ROOTED),
         ("program", program::ROOTED),
         ("secret", secret::ROOTED),
+        ("user", user::ROOTED),
     ];
     let trials = |modules: &[(&str, Tests)], ignored: bool| {
         let tests = modules.iter().flat_map(|(module, tests)| {
@@ -67,5 +72,12 @@ fn main() -> ExitCode {
     };
     let mut all = trials(&anywhere, false);
     all.extend(trials(&rooted, missing.is_some()));
+    let lacks_systemd = which::which("systemd-socket-activate").is_err();
+    if lacks_systemd {
+        eprintln!("the tests of units are ignored, but with CI=true: systemd is not installed");
+    }
+    let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    let ignored = missing.is_some() || lacks_systemd && !in_ci;
+    all.extend(trials(&[("unit", unit::ROOTED)], ignored));
     libtest_mimic::run(&Arguments::from_args(), all).exit_code()
 }

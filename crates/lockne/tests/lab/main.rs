@@ -10,17 +10,21 @@
 
 mod action;
 mod counter;
+mod escape;
 mod family;
 mod fault;
 mod footprint;
 mod hole;
 mod home;
+mod leaktest;
 mod network;
 mod older;
 mod path;
 mod peer;
+mod rule;
 mod survival;
 mod tool;
+mod user;
 mod way;
 
 use std::process::ExitCode;
@@ -31,7 +35,7 @@ use lockne_lab::{Namespace, probe};
 pub(crate) use tool::tests;
 
 fn main() -> ExitCode {
-    if let Some(code) = probe::run_if_asked() {
+    if let Some(code) = probe::run_if_asked().or_else(lockne_lab::escape::run_if_asked) {
         return code;
     }
     let obstacle = Namespace::create("trial").err();
@@ -39,14 +43,18 @@ fn main() -> ExitCode {
     let modules = [
         ("action", action::TESTS),
         ("counter", counter::TESTS),
+        ("escape", escape::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
         ("hole", hole::TESTS),
+        ("leaktest", leaktest::TESTS),
         ("network", network::TESTS),
         ("older", older::TESTS),
         ("path", path::TESTS),
         ("peer", peer::TESTS),
+        ("rule", rule::TESTS),
         ("survival", survival::TESTS),
+        ("user", user::TESTS),
     ];
     let tests = modules
         .into_iter()
