@@ -7,6 +7,12 @@
 #![no_std]
 
 pub mod observe;
+mod rules;
+
+pub use rules::{Executable, Group, GroupName, Place, RuleBits, RuleSet, Script, Seen, User, look};
+
+/// Rules decided at exec.
+pub use rules::{MAX_GROUP_NAME, MAX_PLACE_NAME, MAX_RULES, MAX_SCRIPT_NAME, RULE_WORDS, node};
 
 use core::net::IpAddr;
 
@@ -15,7 +21,7 @@ pub const POLICIES: u32 = 256;
 
 /// How many processes one entry of [`name::PROCESSES`] holds.
 ///
-/// An array map rounds each value up to eight bytes, so single bytes would waste seven of eight.
+/// An array map rounds each value up to eight bytes, so single words would waste six of eight.
 pub const PROCESSES_PER_PAGE: u32 = 64;
 
 /// How many destination prefixes all policies together can let through to the local network.
@@ -27,7 +33,7 @@ pub const MAX_DEVICES: u32 = 256;
 /// Names under which the daemon finds maps and programs in the BPF object.
 pub mod name {
     /// Array from process id divided by [`PROCESSES_PER_PAGE`](crate::PROCESSES_PER_PAGE) to the
-    /// policy ids of so many processes, one byte each.
+    /// [`Member`](crate::Member)s of so many processes, two bytes each.
     pub const PROCESSES: &str = "PROCESSES";
     /// Array from policy id to [`Policy`](crate::Policy).
     pub const POLICIES: &str = "POLICIES";
@@ -53,6 +59,24 @@ pub mod name {
     pub const CONFIG: &str = "CONFIG";
     /// Array of one [`Config`](crate::Config), a copy that the next daemon can read.
     pub const LOADED: &str = "LOADED";
+
+    /// Array of one number: how often the rules were replaced. Its lowest bit is the slot in force.
+    pub const GENERATION: &str = "GENERATION";
+    /// Array from slot to [`RuleSet`](crate::RuleSet).
+    pub const RULES: &str = "RULES";
+    /// Hash from [`Executable`](crate::Executable) to [`RuleBits`](crate::RuleBits).
+    pub const EXECUTABLES: &str = "EXECUTABLES";
+    /// Hash from [`Place`](crate::Place) to [`RuleBits`](crate::RuleBits).
+    pub const PLACES: &str = "PLACES";
+    /// Hash from [`Script`](crate::Script) to [`RuleBits`](crate::RuleBits).
+    pub const SCRIPTS: &str = "SCRIPTS";
+    /// Hash from [`User`](crate::User) to [`RuleBits`](crate::RuleBits).
+    pub const USERS: &str = "USERS";
+    /// Hash from [`GroupName`](crate::GroupName) to [`Group`](crate::Group).
+    pub const GROUPS: &str = "GROUPS";
+    /// Hash from [`Seen`](crate::Seen) to [`RuleBits`](crate::RuleBits): what the walk over a cgroup's
+    /// names came to.
+    pub const SEEN: &str = "SEEN";
 
     /// Program on `cgroup/sock_create`.
     pub const MARK_SOCKET: &str = "mark_socket";
@@ -82,6 +106,8 @@ pub mod name {
     pub const COUNT_INGRESS: &str = "count_ingress";
     /// Program on `tp_btf/sched_process_fork`.
     pub const FOLLOW_FORK: &str = "follow_fork";
+    /// Program on `tp_btf/sched_process_exec`.
+    pub const DECIDE_EXEC: &str = "decide_exec";
     /// Program on `tp_btf/sched_process_exit`.
     pub const FORGET_EXIT: &str = "forget_exit";
     /// Classifier on the ingress of each tunnel device.
@@ -139,6 +165,43 @@ impl MarkField {
     #[must_use]
     pub const fn stamp(self, mark: u32, id: u8) -> u32 {
         mark & !self.mask() | self.mark(id)
+    }
+}
+
+/// Under what a process stands: its policy, and whether somebody chose it by hand.
+///
+/// What was chosen by hand, no rule changes: neither for the process nor for its children.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Member(pub u16);
+
+impl Member {
+    /// No policy; a rule may give it one.
+    pub const FREE: Self = Self(0);
+    const CHOSEN: u16 = 0x100;
+
+    /// Policy `id`, by a rule; 0 stands for none.
+    #[must_use]
+    pub const fn by_rule(id: u8) -> Self {
+        Self(id as u16)
+    }
+
+    /// Policy `id`, by hand; 0 stands for none, whatever rules say.
+    #[must_use]
+    pub const fn chosen(id: u8) -> Self {
+        Self(id as u16 | Self::CHOSEN)
+    }
+
+    /// The policy id, or 0.
+    #[must_use]
+    pub const fn policy(self) -> u8 {
+        (self.0 & 0xff) as u8
+    }
+
+    /// Whether rules leave it as it is.
+    #[must_use]
+    pub const fn is_chosen(self) -> bool {
+        self.0 & Self::CHOSEN != 0
     }
 }
 
@@ -418,6 +481,38 @@ pub struct Config {
     pub unix_address: u32,
     /// Byte offset of `bpf_sock_addr_kern.uaddrlen`; 0 where there is no such thing (before Linux 6.7).
     pub unix_length: u32,
+    /// Byte offset of `task_struct.cgroups`.
+    pub task_cgroups: u32,
+    /// Byte offset of `css_set.dfl_cgrp`.
+    pub css_set_cgroup: u32,
+    /// Byte offset of `cgroup.kn`.
+    pub cgroup_node: u32,
+    /// Byte offset of the parent in `struct kernfs_node`.
+    pub node_parent: u32,
+    /// Byte offset of `kernfs_node.name`.
+    pub node_name: u32,
+    /// Byte offset of `linux_binprm.file`.
+    pub exec_file: u32,
+    /// Byte offset of `linux_binprm.filename`.
+    pub exec_filename: u32,
+    /// Byte offset of `linux_binprm.interp`.
+    pub exec_interpreter: u32,
+    /// Byte offset of `file.f_inode`.
+    pub file_inode: u32,
+    /// Byte offset of `file.f_path.dentry`.
+    pub file_dentry: u32,
+    /// Byte offset of `inode.i_ino`.
+    pub inode_number: u32,
+    /// Byte offset of `inode.i_sb`.
+    pub inode_super: u32,
+    /// Byte offset of `super_block.s_dev`.
+    pub super_device: u32,
+    /// Byte offset of `dentry.d_parent`.
+    pub dentry_parent: u32,
+    /// Byte offset of `dentry.d_inode`.
+    pub dentry_inode: u32,
+    /// Byte offset of `dentry.d_name.name`.
+    pub dentry_name: u32,
     /// Byte offset of `task_struct.cred`.
     pub task_cred: u32,
     /// Byte offset of `cred.cap_effective`.
@@ -431,7 +526,7 @@ pub struct Config {
 const _: () = assert!(size_of::<Policy>() == 12);
 const _: () = assert!(size_of::<Counters>() == 40);
 const _: () = assert!(size_of::<LanKey>() == 17);
-const _: () = assert!(size_of::<Config>() == 72);
+const _: () = assert!(size_of::<Config>() == 136);
 const _: () = assert!(size_of::<Resolvers>() == 112);
 const _: () = assert!(size_of::<Renames>() == 80);
 
@@ -449,7 +544,7 @@ mod user {
     unsafe impl aya::Pod for Resolvers {}
     // SAFETY: 20 `u32`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Renames {}
-    // SAFETY: a `u64` and sixteen `u32`, so no padding; every bit pattern is valid.
+    // SAFETY: a `u64` and thirty-two `u32`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Config {}
 }
 
@@ -529,6 +624,13 @@ mod tests {
         assert!(is_mapped(&endpoint.address));
         assert_eq!(endpoint.address[3].to_ne_bytes(), [1, 2, 3, 4]);
         assert!(!is_mapped(&words("fd00::53".parse().unwrap())));
+    }
+
+    #[test]
+    fn choice_by_hand_is_told_from_a_rules() {
+        assert!(Member::chosen(255).is_chosen() && !Member::by_rule(255).is_chosen());
+        assert_eq!(Member::chosen(7).policy(), Member::by_rule(7).policy());
+        assert!(Member::chosen(0).is_chosen() && Member::chosen(0).policy() == 0);
     }
 
     #[test]

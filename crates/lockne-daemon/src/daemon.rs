@@ -119,7 +119,7 @@ impl Daemon {
         }
         let mut kernel = Kernel::open(&options.state.pins(), field)?;
         // Started by a policed program, its tunnels' own packets would go into themselves.
-        kernel.set_process(std::process::id(), None)?;
+        kernel.exempt(std::process::id())?;
         let mut daemon = Self {
             authority: Authority::new(options.permissions.clone()),
             owners: Owners::new(),

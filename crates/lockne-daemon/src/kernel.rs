@@ -14,6 +14,7 @@ mod object;
 mod process;
 mod reading;
 mod remove;
+mod rules;
 mod stamp;
 pub(crate) mod sys;
 mod unix;
@@ -31,14 +32,14 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
 };
 use ipnet::IpNet;
-use lockne_abi::{LanKey, MAX_LAN_PREFIXES, MarkField, Policy, Resolvers, name};
+use lockne_abi::{LanKey, MAX_LAN_PREFIXES, MarkField, Member, Policy, Resolvers, name};
 use lockne_core::policy::PolicyId;
 
 use self::stamp::Device;
 pub use self::{
     error::Error, feature::Feature, reading::Reading, remove::Removed, stamp::Classifier,
 };
-pub(crate) use self::{namespace::cookie_of, stamp::name_of};
+pub(crate) use self::{namespace::cookie_of, rules::Sheet, stamp::name_of};
 
 /// The kernel programs and what they know.
 pub struct Kernel {
@@ -51,6 +52,7 @@ pub struct Kernel {
     devices: HashMap<MapData, u32, u32>,
     resolvers: Array<MapData, Resolvers>,
     missing: Vec<Feature>,
+    rules: rules::Maps,
 }
 
 impl Kernel {
@@ -86,6 +88,7 @@ impl Kernel {
         let lan = take(&mut ebpf, name::LAN)?;
         let devices = take(&mut ebpf, name::DEVICES)?;
         let resolvers = take(&mut ebpf, name::RESOLVERS)?;
+        let rules = rules::Maps::take(&mut ebpf)?;
         hook::attach(&ebpf, pins)?;
         let missing = match unix.and_then(|program| unix::attach(&program, pins)) {
             Ok(()) => Vec::new(),
@@ -104,6 +107,7 @@ impl Kernel {
             devices,
             resolvers,
             missing,
+            rules,
         })
     }
 
@@ -208,16 +212,52 @@ impl Kernel {
             .map_err(Error::map(name::RESOLVERS))
     }
 
-    /// Puts a process with all its threads under a policy, or under none. Its children to come inherit
-    /// that; sockets it has already are marked when it next connects or sends with them.
+    /// Puts a process with all its threads under a policy that was chosen for it, or under none. Its children
+    /// to come inherit that, and rules do not change it; without a policy, rules decide at its next exec. Sockets it
+    /// has already are marked when it next connects or sends with them.
     ///
     /// # Errors
     ///
     /// If there is no such process, or its id is beyond what could be one at load.
     pub fn set_process(&mut self, pid: u32, policy: Option<PolicyId>) -> Result<(), Error> {
+        let member = policy.map_or(Member::FREE, |id| Member::chosen(id.get()));
+        self.reading.processes.set(pid, member)
+    }
+
+    /// Frees a process for good: neither it nor its children are given a policy by a rule.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_process`](Self::set_process).
+    pub fn exempt(&mut self, pid: u32) -> Result<(), Error> {
+        self.reading.processes.set(pid, Member::chosen(0))
+    }
+
+    /// Gives a process a policy by a rule, unless it has another one than `from` by now or one that was
+    /// chosen by hand; says whether it did.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_process`](Self::set_process).
+    pub(crate) fn set_by_rule(
+        &mut self,
+        pid: u32,
+        from: Option<PolicyId>,
+        to: Option<PolicyId>,
+    ) -> Result<bool, Error> {
+        let member = |id: Option<PolicyId>| Member::by_rule(id.map_or(0, PolicyId::get));
         self.reading
             .processes
-            .set(pid, policy.map_or(0, PolicyId::get))
+            .exchange(pid, member(from), member(to))
+    }
+
+    /// Puts a whole set of rules in the place of the one before, at once.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses; the rules before stay in force then.
+    pub(crate) fn set_rules(&mut self, sheet: &Sheet) -> Result<(), Error> {
+        self.rules.replace(sheet)
     }
 
     /// Whether a child of a policed process could not be recorded, because `kernel.pid_max` was

@@ -17,6 +17,7 @@
 mod call;
 mod config;
 mod dns;
+mod exec;
 mod family;
 mod guard;
 mod lan;

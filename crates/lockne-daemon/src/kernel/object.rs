@@ -9,7 +9,8 @@ use aya::{
     sys::{BpfHelper, is_helper_supported},
 };
 use lockne_abi::{
-    Config, Counters, LanKey, MarkField, PROCESSES_PER_PAGE, Policy, Renames, Resolvers, name,
+    Config, Counters, Executable, Group, GroupName, LanKey, MarkField, Member, PROCESSES_PER_PAGE,
+    Place, Policy, Renames, Resolvers, RuleBits, RuleSet, Script, Seen, User, name,
 };
 
 use super::{Error, btf, namespace::Netns, sys};
@@ -30,8 +31,8 @@ const fn shape<K, V>(name: &'static str) -> Shape {
 }
 
 /// Every map that outlives the daemon; the last is written when all others are there.
-pub(super) const MAPS: [Shape; 11] = [
-    shape::<u32, [u8; PROCESSES_PER_PAGE as usize]>(name::PROCESSES),
+pub(super) const MAPS: [Shape; 19] = [
+    shape::<u32, [Member; PROCESSES_PER_PAGE as usize]>(name::PROCESSES),
     shape::<u32, u32>(name::OVERFLOW),
     shape::<u32, u32>(name::STRICT),
     shape::<u32, u64>(name::FORKS),
@@ -42,12 +43,21 @@ pub(super) const MAPS: [Shape; 11] = [
     shape::<u32, u32>(name::DEVICES),
     shape::<u32, Resolvers>(name::RESOLVERS),
     shape::<i32, Renames>(name::NAMES),
+    shape::<u32, u32>(name::GENERATION),
+    shape::<u32, RuleSet>(name::RULES),
+    shape::<Executable, RuleBits>(name::EXECUTABLES),
+    shape::<Place, RuleBits>(name::PLACES),
+    shape::<Script, RuleBits>(name::SCRIPTS),
+    shape::<User, RuleBits>(name::USERS),
+    shape::<GroupName, Group>(name::GROUPS),
+    shape::<Seen, RuleBits>(name::SEEN),
     shape::<u32, Config>(name::LOADED),
 ];
 
-const TRACEPOINTS: [(&str, &str); 2] = [
+const TRACEPOINTS: [(&str, &str); 3] = [
     (name::FOLLOW_FORK, "sched_process_fork"),
     (name::FORGET_EXIT, "sched_process_exit"),
+    (name::DECIDE_EXEC, "sched_process_exec"),
 ];
 
 /// The kernel object.
@@ -141,6 +151,25 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         has_set_retval: has_set_retval.into(),
         unix_address: types.offset("bpf_sock_addr_kern", "uaddr").unwrap_or(0),
         unix_length: types.offset("bpf_sock_addr_kern", "uaddrlen").unwrap_or(0),
+        task_cgroups: types.offset("task_struct", "cgroups")?,
+        css_set_cgroup: types.offset("css_set", "dfl_cgrp")?,
+        cgroup_node: types.offset("cgroup", "kn")?,
+        // Renamed in Linux 6.15.
+        node_parent: types
+            .offset("kernfs_node", "__parent")
+            .or_else(|_| types.offset("kernfs_node", "parent"))?,
+        node_name: types.offset("kernfs_node", "name")?,
+        exec_file: types.offset("linux_binprm", "file")?,
+        exec_filename: types.offset("linux_binprm", "filename")?,
+        exec_interpreter: types.offset("linux_binprm", "interp")?,
+        file_inode: types.offset("file", "f_inode")?,
+        file_dentry: types.offset("file", "f_path.dentry")?,
+        inode_number: types.offset("inode", "i_ino")?,
+        inode_super: types.offset("inode", "i_sb")?,
+        super_device: types.offset("super_block", "s_dev")?,
+        dentry_parent: types.offset("dentry", "d_parent")?,
+        dentry_inode: types.offset("dentry", "d_inode")?,
+        dentry_name: types.offset("dentry", "d_name.name")?,
         task_cred: types.offset("task_struct", "cred")?,
         cred_effective: types.offset("cred", "cap_effective")?,
         cred_user_ns: types.offset("cred", "user_ns")?,

@@ -40,7 +40,13 @@ impl Reading {
     /// The policy of a process.
     #[must_use]
     pub fn process(&self, pid: u32) -> Option<PolicyId> {
-        policy_id(self.processes.get(pid))
+        policy_id(self.processes.get(pid).policy())
+    }
+
+    /// Whether somebody chose by hand what a process stands under, so that rules leave it alone.
+    #[must_use]
+    pub fn is_chosen(&self, pid: u32) -> bool {
+        self.processes.get(pid).is_chosen()
     }
 
     /// How many living processes policy `id` has.
@@ -65,7 +71,7 @@ impl Reading {
     /// Whether no living process has a policy.
     ///
     /// A parent that forks and ends while the table is read could go unseen, and its child too, if its
-    /// number is low. So a fork in the meantime counts as life.
+    /// number is low; and a rule can give a program a policy. So either in the meantime counts as life.
     ///
     /// # Errors
     ///

@@ -125,7 +125,7 @@ fn there_is_no_gap_while_a_daemon_replaces_another() {
 }
 
 fn adoption_replaces_every_program_within_its_link() {
-    const TRACEPOINTS: usize = 2;
+    const TRACEPOINTS: usize = 3;
     let mut world = World::new();
     let before = attached(&world);
 
