@@ -1,7 +1,7 @@
 //! `cargo xtask kernels`: the tests, on the kernels that people have.
 
 mod archive;
-mod debian;
+pub(crate) mod debian;
 mod disk;
 mod guest;
 mod kernel;
@@ -23,7 +23,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-pub(crate) use self::guest::main as guest;
+pub(crate) use self::{debian::run as run_command, guest::main as guest};
 use self::{
     guest::Run,
     kernel::KERNELS,
