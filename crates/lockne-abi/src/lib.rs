@@ -6,6 +6,7 @@
 
 #![no_std]
 
+pub mod flow;
 pub mod observe;
 
 /// How many values a policy id can have. Id 0 stands for "no policy".

@@ -4,8 +4,8 @@
 
 pub mod api;
 pub mod config;
-pub mod permission;
 pub mod filter;
+pub mod permission;
 pub mod plan;
 pub mod policy;
 pub mod rule;

@@ -1,17 +1,17 @@
 //! How it is made true: the only crate that changes the system.
 
+mod authority;
 pub mod config;
 mod configured;
-mod authority;
 mod connection;
 mod daemon;
 mod error;
 pub mod inherited;
 pub mod kernel;
 pub mod leftover;
+pub mod observe;
 mod peer;
 mod privilege;
-pub mod observe;
 pub mod ready;
 mod reconcile;
 mod record;

@@ -8,7 +8,10 @@ use ipnet::IpNet;
 use lockne_daemon::state_dir::StateDir;
 
 use crate::{
-    cmd::rule::{File, Rule},
+    cmd::{
+        self,
+        rule::{File, Rule},
+    },
     failure::{Failure, Result},
 };
 
@@ -102,6 +105,11 @@ pub(crate) enum Command {
     Down(Json),
     /// Show the main job on a small internet in network namespaces
     Demo(Json),
+    /// Show packets, and the process each one belongs to
+    Monitor(cmd::Monitor),
+    /// Watch programs start, or pings come in
+    #[command(subcommand)]
+    Trace(cmd::Trace),
     /// Serve the clients in the foreground
     Daemon(Daemon),
     /// Print a completion script

@@ -5,12 +5,12 @@ mod demo;
 mod down;
 mod leaktest;
 mod man;
+mod monitor;
 pub(crate) mod rule;
 mod run;
 mod status;
+mod trace;
 mod tunnel;
-
-pub(crate) use leaktest::Leaktest;
 
 use std::process::ExitCode;
 
@@ -22,6 +22,8 @@ use crate::{
     output,
 };
 
+pub(crate) use self::{leaktest::Leaktest, monitor::Monitor, trace::Trace};
+
 /// Does what was asked.
 pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
     match cli.command {
@@ -32,6 +34,8 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Down(json) => down::down(&cli.place, json),
         Command::Leaktest(args) => leaktest::leaktest(&cli.place, &args),
         Command::Demo(json) => demo::demo(json),
+        Command::Monitor(args) => monitor::monitor(&cli.place, &args),
+        Command::Trace(args) => trace::trace(&args),
         Command::Daemon(args) => daemon::daemon(&cli.place, &args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

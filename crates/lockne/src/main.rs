@@ -8,6 +8,7 @@ mod cmd;
 mod failure;
 mod output;
 mod sigpipe;
+mod stream;
 
 use std::process::ExitCode;
 

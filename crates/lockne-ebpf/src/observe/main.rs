@@ -1,4 +1,4 @@
-//! What watches for `lockne monitor` and `lockne trace`: loaded while somebody does, and gone after.
+//! What watches for `lockne monitor`, `trace`, `flows` and `top`: loaded while somebody does, and gone after.
 //!
 //! Nothing here decides about packets or processes but [`ping`], where somebody asked for it.
 
@@ -16,6 +16,7 @@
 mod config;
 mod headers;
 mod life;
+mod meter;
 mod monitor;
 mod owner;
 mod ping;

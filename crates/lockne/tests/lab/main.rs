@@ -17,6 +17,7 @@ mod footprint;
 mod hole;
 mod home;
 mod leaktest;
+mod monitor;
 mod network;
 mod older;
 mod path;
@@ -24,6 +25,7 @@ mod peer;
 mod rule;
 mod survival;
 mod tool;
+mod trace;
 mod user;
 mod way;
 
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         ("family", family::TESTS),
         ("fault", fault::TESTS),
         ("hole", hole::TESTS),
+        ("monitor", monitor::TESTS),
         ("leaktest", leaktest::TESTS),
         ("network", network::TESTS),
         ("older", older::TESTS),
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         ("peer", peer::TESTS),
         ("rule", rule::TESTS),
         ("survival", survival::TESTS),
+        ("trace", trace::TESTS),
         ("user", user::TESTS),
     ];
     let tests = modules
