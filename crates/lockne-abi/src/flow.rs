@@ -23,7 +23,7 @@ pub mod name {
 }
 
 /// A connection: for TCP a socket, for all else a socket and whom it speaks with.
-#[repr(C, align(64))]
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
     /// [`key`] of it; 0 in a free place.
@@ -108,8 +108,6 @@ pub struct Turn {
     pub slot: u32,
     /// When, in nanoseconds of `CLOCK_MONOTONIC`.
     pub time: u64,
-    /// Fills up the struct.
-    pub unused: [u64; 6],
     /// What is known of it.
     pub flow: Flow,
 }
@@ -141,7 +139,7 @@ impl Closed {
 }
 
 const _: () = assert!(size_of::<Flow>() == 128);
-const _: () = assert!(size_of::<Turn>() == 192);
+const _: () = assert!(size_of::<Turn>() == 144);
 const _: () = assert!(size_of::<Closed>() == 24);
 
 #[cfg(feature = "user")]

@@ -110,6 +110,8 @@ pub(crate) enum Command {
     /// Watch programs start, or pings come in
     #[command(subcommand)]
     Trace(cmd::Trace),
+    /// Show every connection: program, tunnel, bytes
+    Flows(cmd::FlowsArgs),
     /// Serve the clients in the foreground
     Daemon(Daemon),
     /// Print a completion script

@@ -3,13 +3,14 @@
 mod daemon;
 mod demo;
 mod down;
+mod flows;
 mod leaktest;
 mod man;
-mod monitor;
+pub(crate) mod monitor;
 pub(crate) mod rule;
 mod run;
-mod status;
-mod trace;
+pub(crate) mod status;
+pub(crate) mod trace;
 mod tunnel;
 
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ use crate::{
     output,
 };
 
-pub(crate) use self::{leaktest::Leaktest, monitor::Monitor, trace::Trace};
+pub(crate) use self::{flows::FlowsArgs, leaktest::Leaktest, monitor::Monitor, trace::Trace};
 
 /// Does what was asked.
 pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
@@ -36,6 +37,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Demo(json) => demo::demo(json),
         Command::Monitor(args) => monitor::monitor(&cli.place, &args),
         Command::Trace(args) => trace::trace(&args),
+        Command::Flows(args) => flows::flows(&cli.place, &args),
         Command::Daemon(args) => daemon::daemon(&cli.place, &args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -90,7 +90,9 @@ fn owners() -> HashMap<u64, Owner> {
             continue;
         };
         let mut owner = None;
-        let links = fs::read_dir(process.path().join("fd")).into_iter().flatten();
+        let links = fs::read_dir(process.path().join("fd"))
+            .into_iter()
+            .flatten();
         for link in links.flatten() {
             let target = fs::read_link(link.path()).unwrap_or_default();
             let inode = target

@@ -8,9 +8,7 @@ use std::{
 use aya::{
     Ebpf,
     maps::Map,
-    programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock,
-    },
+    programs::{BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock},
 };
 use lockne_abi::{
     flow::{self, Closed, Flow, SLOTS, WAYS, name},
@@ -187,7 +185,10 @@ impl Places {
         let now = now();
         let mut noted = HashMap::new();
         for flow in list()? {
-            let flow = Flow { started: now, ..flow };
+            let flow = Flow {
+                started: now,
+                ..flow
+            };
             if let Some(slot) = self.slots.claim(&flow) {
                 noted.insert(flow.key, slot);
                 self.note(slot, &flow);
@@ -251,17 +252,18 @@ const TCP: u8 = 6;
 
 fn now() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
-    std::time::Duration::try_from(time).map_or(1, |time| {
-        u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-    })
+    std::time::Duration::try_from(time)
+        .map_or(1, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn slots(ebpf: &mut Ebpf) -> Result<Slots, Error> {
     match ebpf.map(name::FLOWS) {
-        Some(Map::Array(map)) => Slots::map(map.fd().as_fd(), SLOTS).map_err(|source| Error::Read {
-            path: "the map of flows".into(),
-            source,
-        }),
+        Some(Map::Array(map)) => {
+            Slots::map(map.fd().as_fd(), SLOTS).map_err(|source| Error::Read {
+                path: "the map of flows".into(),
+                source,
+            })
+        }
         _ => unreachable!("the object has the array"),
     }
 }

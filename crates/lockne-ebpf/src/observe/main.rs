@@ -2,7 +2,7 @@
 //!
 //! Nothing here decides about packets or processes but [`ping`], where somebody asked for it.
 
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 #![allow(
     clippy::inline_always,
     reason = "calls cost, and the verifier loses what it knew of the arguments"
@@ -13,6 +13,7 @@
     reason = "of sizes known here, and of a process id from the upper half of a word"
 )]
 
+mod atomic;
 mod config;
 mod headers;
 mod life;

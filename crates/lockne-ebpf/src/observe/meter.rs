@@ -5,10 +5,8 @@
 //! socket, all else by socket and remote address. What a listening socket sends and receives is not
 //! counted. Needs Linux 5.12, for compare-and-exchange and cookies in tracepoints.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_RB_NO_WAKEUP, __sk_buff, bpf_sock},
+    bindings::{__sk_buff, BPF_F_MMAPABLE, BPF_RB_NO_WAKEUP, bpf_sock},
     helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns},
     macros::{btf_tracepoint, cgroup_skb, cgroup_sock, map},
     maps::Array,
@@ -19,7 +17,7 @@ use lockne_abi::{
     observe::Owner,
 };
 
-use crate::{headers::TCP, owner::OWNERS, record};
+use crate::{atomic, headers::TCP, owner::OWNERS, record};
 
 /// The loader makes it small where nobody asks for flows.
 #[map]
@@ -76,14 +74,14 @@ fn meter<const OUT: bool>(ctx: &SkBuffContext) {
     };
     // SAFETY: the map's own memory; others change it only by additions.
     unsafe {
-        let bytes = u64::from((*skb).len);
+        let length = u64::from((*skb).len);
         let mut packets = u64::from((*skb).gso_segs);
         if packets == 0 {
             packets = 1;
         }
         if OUT {
-            add(&raw mut (*flow).tx_packets, packets);
-            add(&raw mut (*flow).tx_bytes, bytes);
+            atomic::add(&raw mut (*flow).tx_packets, packets);
+            atomic::add(&raw mut (*flow).tx_bytes, length);
             let (mark, device) = ((*skb).mark, (*skb).ifindex);
             // Without a write, the line stays where it is.
             if (*flow).mark != mark {
@@ -93,19 +91,10 @@ fn meter<const OUT: bool>(ctx: &SkBuffContext) {
                 (*flow).ifindex = device;
             }
         } else {
-            add(&raw mut (*flow).rx_packets, packets);
-            add(&raw mut (*flow).rx_bytes, bytes);
+            atomic::add(&raw mut (*flow).rx_packets, packets);
+            atomic::add(&raw mut (*flow).rx_bytes, length);
         }
     }
-}
-
-/// # Safety
-///
-/// `to` points to a number of the map.
-#[inline(always)]
-unsafe fn add(to: *mut u64, number: u64) {
-    // SAFETY: aligned, and by the caller's promise valid.
-    unsafe { AtomicU64::from_ptr(to) }.fetch_add(number, Relaxed);
 }
 
 /// What the packet's flow is found by, `None` if it is no IP packet.
@@ -117,7 +106,7 @@ unsafe fn add(to: *mut u64, number: u64) {
 unsafe fn key<const OUT: bool>(skb: *mut __sk_buff, cookie: u64) -> Option<u64> {
     // SAFETY: by the caller's promise; the bounds are asked for before each look.
     unsafe {
-        let protocol = protocol(skb)?;
+        let (_, protocol) = protocol(skb)?;
         if protocol == TCP {
             return Some(cookie);
         }
@@ -131,60 +120,68 @@ unsafe fn key<const OUT: bool>(skb: *mut __sk_buff, cookie: u64) -> Option<u64> 
     }
 }
 
-/// The headers at the start of a packet.
+/// The bytes of a packet from `offset` on, so many at least.
 ///
 /// # Safety
 ///
-/// `skb` is a packet that the kernel gave, and `T` is plain data.
+/// `skb` is a packet that the kernel gave.
 #[inline(always)]
-unsafe fn load<T: Copy>(skb: *mut __sk_buff, offset: usize) -> Option<T> {
-    // SAFETY: by the caller's promise, and the end was asked for.
-    unsafe {
-        let start = (*skb).data as usize + offset;
-        if start + size_of::<T>() > (*skb).data_end as usize {
-            return None;
-        }
-        Some((start as *const T).read_unaligned())
-    }
+unsafe fn bytes(skb: *mut __sk_buff, offset: usize, length: usize) -> Option<*const u8> {
+    // SAFETY: by the caller's promise.
+    let (start, end) = unsafe { ((*skb).data as usize + offset, (*skb).data_end as usize) };
+    (start + length <= end).then_some(start as *const u8)
 }
 
+const IPV4: usize = 20;
+const IPV6: usize = 40;
+
+/// The IP version and the protocol behind the header.
+///
+/// # Safety
+///
+/// As above.
 #[inline(always)]
-unsafe fn protocol(skb: *mut __sk_buff) -> Option<u8> {
-    // SAFETY: as `load`.
+unsafe fn protocol(skb: *mut __sk_buff) -> Option<(u8, u8)> {
+    // SAFETY: by the caller's promise, and as many bytes as were asked for.
     unsafe {
-        let first: u8 = load(skb, 0)?;
-        match first >> 4 {
-            4 => load(skb, 9),
-            6 => load(skb, 6),
+        let header = bytes(skb, 0, IPV4)?;
+        match *header >> 4 {
+            4 => Some((4, *header.add(9))),
+            6 => Some((6, *header.add(6))),
             _ => None,
         }
     }
 }
 
+/// # Safety
+///
+/// As above.
 #[inline(always)]
 unsafe fn ends(skb: *mut __sk_buff) -> Option<Ends> {
-    // SAFETY: as `load`.
+    // SAFETY: as above.
     unsafe {
-        let first: u8 = load(skb, 0)?;
-        let (source, destination, ports) = if first >> 4 == 4 {
-            let [source, destination]: [u32; 2] = load(skb, 12)?;
-            // Later fragments have no ports, and pass sockets whole.
-            (mapped(source), mapped(destination), usize::from(first & 15) * 4)
+        let (version, protocol) = protocol(skb)?;
+        let (source, destination, length) = if version == 4 {
+            let header = bytes(skb, 0, IPV4)?;
+            let [source, destination] = header.add(12).cast::<[u32; 2]>().read();
+            let length = usize::from(*header & 15) * 4;
+            (mapped(source), mapped(destination), length)
         } else {
-            let [a, b, c, d]: [u64; 4] = load(skb, 8)?;
-            ([a, b], [c, d], 40)
+            let header = bytes(skb, 0, IPV6)?;
+            let [a, b, c, d] = header.add(8).cast::<[u64; 4]>().read_unaligned();
+            ([a, b], [c, d], IPV6)
         };
-        let protocol = protocol(skb)?;
-        let [source_port, destination_port] = if has_ports(protocol) {
-            load::<[u16; 2]>(skb, ports).unwrap_or_default()
-        } else {
-            [0, 0]
-        };
+        let mut ports = [0_u16; 2];
+        if has_ports(protocol)
+            && let Some(found) = bytes(skb, length, 4)
+        {
+            ports = found.cast::<[u16; 2]>().read();
+        }
         Some(Ends {
             source,
             destination,
-            source_port: u16::from_be(source_port),
-            destination_port: u16::from_be(destination_port),
+            source_port: u16::from_be(ports[0]),
+            destination_port: u16::from_be(ports[1]),
             protocol,
         })
     }
@@ -277,12 +274,10 @@ fn claim(key: u64) -> Option<(*mut Flow, u32)> {
         let slot = flow::place(key, way);
         let flow = FLOWS.get_ptr_mut(slot)?;
         // SAFETY: the map's own memory.
-        let place = unsafe { AtomicU64::from_ptr(&raw mut (*flow).key) };
-        match place.compare_exchange(0, key, Relaxed, Relaxed) {
-            Ok(_) => return Some((flow, slot)),
-            // Another CPU was faster with the same flow.
-            Err(there) if there == key => return Some((flow, slot)),
-            Err(_) => {}
+        let was = unsafe { atomic::replace_zero(&raw mut (*flow).key, key) };
+        // Or another CPU was faster with the same flow.
+        if was == 0 || was == key {
+            return Some((flow, slot));
         }
     }
     record::count(|counts| counts.unmetered += 1);
@@ -304,7 +299,6 @@ unsafe fn tell(tag: u32, slot: u32, time: u64, flow: *const Flow) {
         (*turn).tag = tag;
         (*turn).slot = slot;
         (*turn).time = time;
-        (*turn).unused = [0; 6];
         copy(flow, &raw mut (*turn).flow);
     }
     entry.submit(QUIETLY);
@@ -320,7 +314,7 @@ unsafe fn copy(from: *const Flow, to: *mut Flow) {
     let (from, to): (*const u64, *mut u64) = (from.cast(), to.cast());
     for word in 0..WORDS {
         // SAFETY: by the caller's promise.
-        unsafe { to.add(word).write(from.add(word).read()) };
+        unsafe { to.add(word).write_volatile(from.add(word).read_volatile()) };
     }
 }
 

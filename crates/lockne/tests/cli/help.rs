@@ -32,6 +32,7 @@ const COMMANDS: &[&[&str]] = &[
     &["down"],
     &["demo"],
     &["monitor"],
+    &["flows"],
     &["trace"],
     &["trace", "exec"],
     &["trace", "ping"],

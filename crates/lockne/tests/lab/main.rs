@@ -13,6 +13,7 @@ mod counter;
 mod escape;
 mod family;
 mod fault;
+mod flows;
 mod footprint;
 mod hole;
 mod home;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         ("escape", escape::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
+        ("flows", flows::TESTS),
         ("hole", hole::TESTS),
         ("monitor", monitor::TESTS),
         ("leaktest", leaktest::TESTS),
