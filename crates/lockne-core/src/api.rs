@@ -4,6 +4,9 @@
 //! |---|---|---|
 //! | `GET /v1/status` | | [`Status`] |
 //! | `POST /v1/run` | [`Run`] | [`Running`] |
+//! | `POST /v1/attach` | [`Attach`] | [`Moved`] |
+//! | `POST /v1/detach` | [`Detach`] | [`Moved`] |
+//! | `GET /v1/processes/PID` | | [`Explanation`] |
 //! | `POST /v1/tunnels` | [`TunnelUp`] | [`TunnelStatus`] |
 //! | `GET /v1/tunnels` | | list of [`TunnelStatus`] |
 //! | `GET /v1/tunnels/NAME` | | [`TunnelStatus`] |
@@ -13,7 +16,9 @@
 //! A refusal has a status of 400 or above and a [`Refusal`] as its body. Field names are part of the
 //! interface: `--json` prints these very documents.
 
+mod attach;
 mod config;
+mod explain;
 
 pub use self::config::{ConfigStatus, RuleStatus};
 
@@ -28,6 +33,11 @@ use crate::{
     tunnel::TunnelName,
     wgquick::HookPolicy,
 };
+
+pub use attach::{
+    Attach, Counts, Detach, Fate, Moved, MovedProcess, MovedSocket, SocketStatus, Target,
+};
+pub use explain::{Descendant, ExplainedSocket, Explanation, PolicyNow, Route, SocketWay, Verdict};
 
 /// Asks for a policy for the process that asks.
 #[derive(Clone, Serialize, Deserialize)]
@@ -78,6 +88,12 @@ pub struct Running {
     pub mark: u32,
     /// What the user should know, a sentence each.
     pub notices: Vec<String>,
+    /// Whom it asks for names, whomever it means to ask; nobody but itself decides if there is none.
+    #[serde(default)]
+    pub resolvers: Vec<IpAddr>,
+    /// The domains in which its tunnel's configuration has short names searched.
+    #[serde(default)]
+    pub search: Vec<String>,
 }
 
 /// Asks for a tunnel from a wg-quick file.
@@ -178,6 +194,9 @@ pub struct PolicyStatus {
     pub table: Option<u32>,
     /// The device its packets may leave by; `None` means silence, or any device for `direct`.
     pub device: Option<String>,
+    /// Whom its programs ask for names, whomever they mean to ask.
+    #[serde(default)]
+    pub resolvers: Vec<IpAddr>,
     /// Its living processes.
     pub processes: Vec<ProcessStatus>,
     /// Packets and bytes; loopback does not count.

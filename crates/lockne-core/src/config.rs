@@ -41,7 +41,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use self::{
-    permission::{Asker, Group, Who},
+    permission::Who,
     problem::{Error, Problem},
     program::{Miss, Program},
 };

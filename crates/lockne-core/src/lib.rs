@@ -4,6 +4,9 @@
 
 pub mod api;
 pub mod config;
+pub mod doctor;
+pub mod explain;
+pub mod failover;
 pub mod filter;
 pub mod permission;
 pub mod plan;

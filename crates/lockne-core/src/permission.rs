@@ -221,8 +221,11 @@ impl Granted {
     ///
     /// The first thing in it that is not granted.
     pub fn use_of(&self, terms: &Terms) -> Result<(), Denied> {
+        // Each of several, for any of them may be used.
+        if let Some(name) = terms.tunnels().find(|name| !self.via.contains(*name)) {
+            return Err(Denied::Via(name.clone()));
+        }
         match &terms.action {
-            Action::Via(name) if !self.via.contains(name) => return Err(Denied::Via(name.clone())),
             Action::Direct if !self.direct => return Err(Denied::Direct),
             Action::Block if !self.block => return Err(Denied::Block),
             Action::Via(_) | Action::Direct | Action::Block => {}
@@ -304,6 +307,15 @@ mod tests {
         assert_eq!(
             one.use_of(&via("home")),
             Err(Denied::Via("home".parse().unwrap()))
+        );
+        let in_need = Terms {
+            or: vec!["home".parse().unwrap()],
+            ..via("work")
+        };
+        assert_eq!(
+            one.use_of(&in_need),
+            Err(Denied::Via("home".parse().unwrap())),
+            "each of several has to be granted"
         );
         assert_eq!(
             one.use_of(&Terms::new(Action::Block)),

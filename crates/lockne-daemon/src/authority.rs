@@ -13,7 +13,7 @@ use std::{
 use lockne_core::{
     api::{Status, TunnelUp},
     permission::{Denied, Granted, Names, Permissions, Subject},
-    policy::{Action, Terms},
+    policy::Terms,
     tunnel::TunnelName,
 };
 
@@ -47,6 +47,11 @@ enum Rights {
 impl Authority {
     pub(crate) fn new(permissions: Permissions) -> Self {
         Self(Arc::new(RwLock::new(permissions)))
+    }
+
+    /// From now on these hold; what was granted before and is used stays as it is.
+    pub(crate) fn set(&self, permissions: Permissions) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = permissions;
     }
 
     /// Judges who asks. Names of users and groups are looked up anew each time, so that one who joins a group, or
@@ -122,7 +127,7 @@ impl Caller {
     pub(crate) fn use_of(
         &self,
         terms: &Terms,
-        owner: Option<u32>,
+        owner: impl Fn(&TunnelName) -> Option<u32>,
         policies: usize,
         is_new: bool,
     ) -> Result<(), Error> {
@@ -130,11 +135,9 @@ impl Caller {
             return Ok(());
         };
         let mut granted = granted.clone();
-        if let Action::Via(name) = &terms.action
-            && granted.tunnels
-            && owner == Some(self.peer.uid)
-        {
-            granted.via.insert(name.clone());
+        if granted.tunnels {
+            let own = |name: &&TunnelName| owner(name) == Some(self.peer.uid);
+            granted.via.extend(terms.tunnels().filter(own).cloned());
         }
         granted
             .use_of(terms)
@@ -200,6 +203,7 @@ impl Caller {
         if matches!(self.rights, Rights::All) {
             return status;
         }
+        status.config = None;
         for policy in &mut status.policies {
             policy
                 .processes

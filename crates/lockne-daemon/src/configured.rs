@@ -292,6 +292,9 @@ impl Daemon {
         self.configured.assigned = change.assigned;
         self.configured.texts = texts;
         self.configured.problem = None;
+        let mut permissions = self.options.permissions.clone();
+        permissions.grants.extend(self.configured.config.grants());
+        self.authority.set(permissions);
         self.note(&outcome);
         for id in moves {
             self.cut_elsewhere(id);
@@ -467,6 +470,13 @@ impl Daemon {
     /// What a policy says at this moment: with what its tunnel brings along.
     pub(crate) fn effective(&self, id: PolicyId) -> Option<Terms> {
         let mut terms = self.policies.get(&id)?.clone();
+        if let Some(name) = self
+            .failover
+            .chosen(id)
+            .filter(|name| terms.tunnels().any(|it| it == *name))
+        {
+            terms.action = Action::Via(name.clone());
+        }
         if let Action::Via(name) = &terms.action
             && let Some(tunnel) = self.configured.tunnel(name)
         {
@@ -502,8 +512,12 @@ impl Daemon {
                 return 0;
             }
         };
-        let is_used =
-            |id: &PolicyId| ruled.contains(id) || used.contains(id) || living.contains(id);
+        let is_used = |id: &PolicyId| {
+            self.failover.uses(*id)
+                || ruled.contains(id)
+                || used.contains(id)
+                || living.contains(id)
+        };
         let before = self.policies.len();
         for id in self.policies.keys().filter(|id| !is_used(id)) {
             if let Err(error) = self.kernel.forget(*id) {

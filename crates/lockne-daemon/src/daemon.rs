@@ -28,13 +28,14 @@ use crate::{
     Options, SocketOf,
     authority::{Authority, Caller, Owners},
     configured::Configured,
+    dns::Stub,
     error::Error,
+    failover::{self, Failover},
     inherited,
     kernel::Kernel,
     leftover,
     peer::has_ended,
     ready::{Announce, Ready},
-    reconcile::tunnel_of,
     record::{self, Record},
     route::Netlink,
     rules::Installed,
@@ -69,10 +70,14 @@ pub(crate) struct Daemon {
     pub(crate) owners: Owners,
     pub(crate) authority: Authority,
     pub(crate) deaths: Deaths,
+    pub(crate) stubs: BTreeMap<PolicyId, Stub>,
     /// What was stamped by this process, so that it is not done again for nothing.
     pub(crate) stamps: BTreeMap<u32, PolicyId>,
     pub(crate) configured: Configured,
-    had_job: bool,
+    pub(crate) failover: Failover,
+    pub(crate) had_job: bool,
+    /// Whether a program was detached that kept connections by a policy's way.
+    pub(crate) keeps_connections: bool,
     /// When the last policed process was found to be gone.
     deserted: Option<Instant>,
 }
@@ -114,7 +119,7 @@ impl Daemon {
         }
         let mut kernel = Kernel::open(&options.state.pins(), field)?;
         // Started by a policed program, its tunnels' own packets would go into themselves.
-        kernel.set_process(std::process::id(), None)?;
+        kernel.exempt(std::process::id())?;
         let mut daemon = Self {
             authority: Authority::new(options.permissions.clone()),
             owners: Owners::new(),
@@ -126,9 +131,12 @@ impl Daemon {
             policies: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             deaths: Deaths::new(),
+            stubs: BTreeMap::new(),
             stamps: BTreeMap::new(),
             configured: Configured::new(Installed::new(field)?),
+            failover: Failover::default(),
             had_job: false,
+            keeps_connections: false,
             deserted: None,
         };
         if let Err(error) = daemon.resume(record).await {
@@ -188,10 +196,13 @@ impl Daemon {
         let mut reload = None;
         let mut look = time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tunnels = time::interval(failover::LOOK);
+        tunnels.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watchdog = service::watchdog().map(time::interval);
         announce.say(&Ready::Serving);
         service::ready();
         let down = loop {
+            let choice = self.has_choice();
             tokio::select! {
                 Some(command) = commands.recv() => {
                     if let Some(reply) = self.answer(command).await {
@@ -211,6 +222,7 @@ impl Daemon {
                         settled.get_or_insert_with(|| time::Instant::now() + SETTLE);
                     }
                 }
+                _ = tunnels.tick(), if choice => self.look_at_tunnels().await,
                 () = Configured::changed(self.configured.watch.as_ref()) => {
                     reload = Some(time::Instant::now() + WRITTEN);
                 }
@@ -290,6 +302,15 @@ impl Daemon {
                 drop(reply.send(status));
             }
             Command::Run(caller, run, reply) => drop(reply.send(self.run(&caller, run).await)),
+            Command::Explain(pid, reply) => drop(reply.send(self.explain(pid).await)),
+            // Whoever asked has thought better of it: then nothing is changed.
+            Command::Attach(_, _, reply) | Command::Detach(_, _, reply) if reply.is_closed() => {}
+            Command::Attach(caller, request, reply) => {
+                drop(reply.send(self.attach(&caller, request).await));
+            }
+            Command::Detach(caller, request, reply) => {
+                drop(reply.send(self.detach(&caller, &request)));
+            }
             Command::TunnelUp(caller, request, reply) => {
                 // Whoever asked has thought better of it.
                 if !reply.is_closed() {
@@ -310,35 +331,11 @@ impl Daemon {
 
     async fn run(&mut self, caller: &Caller, run: Run) -> Result<Running, Error> {
         let (pid, handle) = caller.peer.process()?;
-        if let Some(prefix) = run.terms.lan.iter().find(|prefix| prefix.prefix_len() == 0) {
-            return Err(Error::Everything { prefix: *prefix });
-        }
+        Self::require_sane(&run.terms)?;
         if let Some(request) = run.tunnel {
             self.tunnel_up_for(caller, request).await?;
         }
-        let terms = self.configured.resolve(run.terms);
-        self.judge(caller, &terms)?;
-        let mut taken_up = false;
-        for name in terms.tunnels() {
-            taken_up |= self.take_up(name)?;
-        }
-        if taken_up {
-            self.restore_tunnels().await;
-            self.enforce().await?;
-        }
-        let mut notices = Vec::new();
-        for name in terms.tunnels() {
-            let status = self.tunnel_status(name).await?;
-            if status.state != TunnelState::Up {
-                notices.push(format!(
-                    "tunnel `{name}` is not up; the program is silent until it is"
-                ));
-            } else if status.addresses.is_empty() {
-                notices.push(format!(
-                    "tunnel `{name}` has no address; nothing can go through it"
-                ));
-            }
-        }
+        let (terms, mut notices) = self.ready(caller, run.terms).await?;
         // Judged before a policy is made for nothing, and again when nothing can come in between.
         let present = |daemon: &Self| {
             // A policy that is not known here is not his to leave either.
@@ -371,6 +368,8 @@ impl Daemon {
             policy: id,
             mark: self.options.field.mark(id.get()),
             notices,
+            resolvers: self.resolvers(&terms),
+            search: self.search_domains(&terms),
         })
     }
 
@@ -381,13 +380,59 @@ impl Daemon {
 
     /// Whether the caller may use these terms at all.
     pub(crate) fn judge(&self, caller: &Caller, terms: &Terms) -> Result<(), Error> {
-        let owner = tunnel_of(terms).and_then(|name| self.owner(name));
         let is_new = !self.policies.values().any(|it| it == terms);
-        caller.use_of(terms, owner, self.policies.len(), is_new)
+        caller.use_of(terms, |name| self.owner(name), self.policies.len(), is_new)
+    }
+
+    /// Refuses terms that would say the opposite of what they say.
+    pub(crate) fn require_sane(terms: &Terms) -> Result<(), Error> {
+        match terms.lan.iter().find(|prefix| prefix.prefix_len() == 0) {
+            Some(prefix) => Err(Error::Everything { prefix: *prefix }),
+            None => Ok(()),
+        }
+    }
+
+    /// Terms as they can be put in force, with the interfaces of tunnels that the configuration names, each taken
+    /// up; and what a user should know of them.
+    pub(crate) async fn ready(
+        &mut self,
+        caller: &Caller,
+        terms: Terms,
+    ) -> Result<(Terms, Vec<String>), Error> {
+        let terms = self.configured.resolve(terms);
+        self.judge(caller, &terms)?;
+        let mut taken_up = false;
+        for name in terms.tunnels() {
+            taken_up |= self.take_up(name)?;
+        }
+        if taken_up {
+            self.restore_tunnels().await;
+            self.enforce().await?;
+        }
+        let mut notices = Vec::new();
+        for name in terms.tunnels() {
+            let status = self.tunnel_status(name).await?;
+            if status.state != TunnelState::Up {
+                notices.push(format!(
+                    "tunnel `{name}` is not up; the program is silent until it is"
+                ));
+            } else if status.addresses.is_empty() {
+                notices.push(format!(
+                    "tunnel `{name}` has no address; nothing can go through it"
+                ));
+            }
+        }
+        if notices.len() < terms.tunnels().count() {
+            // Another one stands in.
+            notices.clear();
+        }
+        self.check_resolvers(&terms)?;
+        notices.extend(self.open_sockets(&terms));
+        Ok((terms, notices))
     }
 
     /// The policy with these terms; a new one is in force before it is returned.
-    async fn policy(&mut self, terms: Terms) -> Result<PolicyId, Error> {
+    pub(crate) async fn policy(&mut self, terms: Terms) -> Result<PolicyId, Error> {
         // Those of rules change when the rules do; what was asked for by hand does not.
         let made = &self.configured.assigned.made;
         let mut asked = self.policies.iter().filter(|(id, _)| !made.contains(id));
@@ -403,6 +448,7 @@ impl Daemon {
         };
         let free = free.ok_or(Error::TooManyPolicies)?;
         self.policies.insert(free, terms);
+        self.failover.choose_first(free, &self.policies);
         if let Err(error) = self.enforce().await {
             self.policies.remove(&free);
             if let Err(undo) = self.reconcile().await {
@@ -423,6 +469,9 @@ impl Daemon {
     /// Answers a change in the network that somebody else made; returns when to try again, if need be.
     async fn heal(&mut self) -> Option<time::Instant> {
         let restored = self.restore_tunnels().await;
+        if self.has_choice() {
+            self.look_at_tunnels().await;
+        }
         let reconciled = self.reconcile().await;
         if let Err(error) = &reconciled {
             let error = error.refusal();
@@ -451,6 +500,12 @@ impl Daemon {
             self.deserted = None;
             return false;
         }
+        if self.keeps_connections {
+            self.keeps_connections = socket::has_connections(self.options.field).unwrap_or(false);
+            if self.keeps_connections {
+                return false;
+            }
+        }
         let since = *self.deserted.get_or_insert_with(Instant::now);
         since.elapsed() > LAST_WORDS
             || !self.is_talking().unwrap_or_else(|error| {
@@ -469,8 +524,8 @@ impl Daemon {
             return Ok(true);
         }
         let stays = |id: &PolicyId| {
-            let tunnel = self.policies.get(id).and_then(tunnel_of);
-            tunnel.is_some_and(|name| !self.tunnels.contains_key(name))
+            let mut tunnels = self.policies.get(id).into_iter().flat_map(Terms::tunnels);
+            tunnels.any(|name| !self.tunnels.contains_key(name))
         };
         Ok(self.policies.keys().any(stays) && socket::policies(field)?.iter().any(stays))
     }

@@ -1,6 +1,6 @@
 //! Why the daemon cannot do what was asked.
 
-use std::{io, path::PathBuf};
+use std::{io, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use lockne_core::{
@@ -10,7 +10,9 @@ use lockne_core::{
     wgquick,
 };
 
-use crate::{config, inherited, kernel, record, route, rules, state_dir, wireguard};
+use crate::{
+    attach::TargetError, config, inherited, kernel, record, route, rules, state_dir, wireguard,
+};
 
 /// Why the daemon cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -129,9 +131,15 @@ pub enum Error {
     /// Rules cannot be applied.
     #[error("cannot bring the rules into force")]
     Rules(#[from] rules::Error),
+    /// Nothing can be sent to see whether a tunnel works.
+    #[error("cannot ping through a tunnel")]
+    Ping(#[source] io::Error),
     /// Marked connections cannot be cut.
     #[error("cannot cut the connections of policed programs")]
     Cut(#[source] io::Error),
+    /// A program that runs cannot be moved.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// Only 255 policies fit into the mark.
     #[error("all 255 policies are in use")]
     TooManyPolicies,
@@ -139,6 +147,20 @@ pub enum Error {
     #[error("{prefix} past the tunnel is everything, so the tunnel would carry nothing")]
     Everything {
         /// The prefix.
+        prefix: IpNet,
+    },
+    /// A resolver on this machine asks on outside of the tunnel.
+    #[error("the resolver {address} is on this machine, and would ask on outside of the tunnel")]
+    ResolverHere {
+        /// The resolver.
+        address: IpAddr,
+    },
+    /// A resolver would be asked past the tunnel.
+    #[error("the resolver {address} is in {prefix}, so it would be asked past the tunnel")]
+    ResolverInLan {
+        /// The resolver.
+        address: IpAddr,
+        /// The prefix past the tunnel.
         prefix: IpNet,
     },
     /// The process that asked is gone, or not one we see.
@@ -195,6 +217,7 @@ impl Error {
             ),
             Self::Kernel(error) => error.hint().map(ToOwned::to_owned),
             Self::Inherited(error) => error.hint().map(ToOwned::to_owned),
+            Self::Target(error) => error.hint().map(ToOwned::to_owned),
             Self::Route(error) => error.hint().map(ToOwned::to_owned),
             Self::Socket { .. } => Some("give another path with `--socket`".to_owned()),
             Self::StateDir(state_dir::Error::Path { source, .. })
@@ -264,6 +287,13 @@ impl Error {
                 Some("at most 255 can have programs or connections at the same time; end some".to_owned())
             }
             Self::Everything { .. } => Some("use `--direct`".to_owned()),
+            Self::ResolverHere { .. } => Some(
+                "name the one behind the tunnel; policed programs ask it in place of any other"
+                    .to_owned(),
+            ),
+            Self::ResolverInLan { .. } => {
+                Some("give `--lan` a smaller prefix, or `--dns` another resolver".to_owned())
+            }
             Self::NoProcess => Some(
                 "client and daemon must see the same process ids: run both in the same pid namespace"
                     .to_owned(),

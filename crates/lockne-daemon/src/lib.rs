@@ -1,16 +1,22 @@
 //! How it is made true: the only crate that changes the system.
 
+mod attach;
 mod authority;
 pub mod config;
 mod configured;
 mod connection;
 mod daemon;
+mod dns;
+pub mod doctor;
 mod error;
+mod explain;
+mod failover;
 pub mod inherited;
 pub mod kernel;
 pub mod leftover;
 pub mod observe;
 mod peer;
+mod ping;
 mod privilege;
 pub mod ready;
 mod reconcile;
@@ -34,6 +40,7 @@ use std::{
 use lockne_core::{api::Lifetime, permission::Permissions};
 use tokio::runtime;
 
+pub use attach::TargetError;
 pub use error::Error;
 pub use lockne_abi::MarkField;
 

@@ -9,6 +9,7 @@ use rustix::thread::{
 /// its pins, and to unmount it at the end. Under systemd somebody else does that.
 const NEEDED: CapabilitySet = CapabilitySet::BPF
     .union(CapabilitySet::NET_ADMIN)
+    .union(CapabilitySet::NET_BIND_SERVICE)
     .union(CapabilitySet::PERFMON)
     .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::DAC_READ_SEARCH)

@@ -36,6 +36,7 @@ impl Daemon {
         for policy in &policies {
             self.kernel.set_lan(policy.id, &policy.terms.lan)?;
         }
+        self.direct_questions(&observed.links)?;
         let stamped = self.stamp(&desired.stamps, &observed.links);
         let steps = plan::diff(&desired, &observed);
         for step in &steps {

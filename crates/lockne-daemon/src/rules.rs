@@ -2,7 +2,16 @@
 //!
 //! [`Installed`] is handed whole sets. The kernel sees the old set or the new one, never a half.
 
-use std::{io, path::PathBuf};
+mod path;
+mod running;
+mod sheet;
+mod watch;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+};
 
 use lockne_abi::MarkField;
 use lockne_core::{
@@ -10,10 +19,11 @@ use lockne_core::{
     rule::{Existing, Rule, RuleName},
 };
 
+use self::{path::Way, running::InForce, watch::Watch};
 use crate::kernel::{self, Kernel};
 
 /// How many rules there can be.
-pub const MAX_RULES: usize = 1024;
+pub const MAX_RULES: usize = lockne_abi::MAX_RULES as usize;
 
 /// A rule and the policy that stands for its terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,11 +46,11 @@ pub struct Fallback {
 }
 
 /// The rules that are in force now.
-#[derive(Debug)]
 pub struct Installed {
     field: MarkField,
     rules: Vec<CompiledRule>,
     fallback: Option<Fallback>,
+    watch: Watch,
 }
 
 /// What a change of the rules did.
@@ -80,6 +90,12 @@ pub enum Error {
     /// More than there is room for.
     #[error("{0} rules are more than the {MAX_RULES} there is room for")]
     TooMany(usize),
+    /// A rule asks for two cgroups.
+    #[error("rule `{rule}` names more than one of unit, cgroup, Flatpak and Snap")]
+    TwoGroups {
+        /// The rule.
+        rule: RuleName,
+    },
     /// The kernel refuses.
     #[error("cannot hand the rules to the kernel")]
     Kernel(#[from] kernel::Error),
@@ -107,6 +123,7 @@ impl Installed {
             field,
             rules: Vec::new(),
             fallback: None,
+            watch: Watch::new().map_err(Error::Watch)?,
         })
     }
 
@@ -118,22 +135,39 @@ impl Installed {
     /// If there are too many, or the kernel refuses; the rules before stay in force then.
     pub fn apply(
         &mut self,
-        _kernel: &mut Kernel,
+        kernel: &mut Kernel,
         rules: &[CompiledRule],
         fallback: Option<&Fallback>,
     ) -> Result<Outcome, Error> {
-        let _ = self.field;
         if rules.len() > MAX_RULES {
             return Err(Error::TooMany(rules.len()));
         }
+        // Before anything is looked up: what changes from here on is seen.
+        self.watch.set(names(rules)).map_err(Error::Watch)?;
+        let written = sheet::write(rules, fallback)?;
+        kernel.set_rules(&written.sheet)?;
+        let moved = moved(&self.rules, rules);
         self.rules = rules.to_vec();
         self.fallback = fallback.cloned();
-        Ok(Outcome::default())
+        let in_force = InForce {
+            field: self.field,
+            sheet: &written.sheet,
+            rules,
+            fallback,
+            moved: &moved,
+        };
+        Ok(Outcome {
+            moved: in_force.police(kernel)?,
+            missing: written.missing,
+        })
     }
 
     /// Waits until something that a rule names was replaced or made: time for [`refresh`](Self::refresh).
     pub async fn changed(&mut self) {
-        std::future::pending().await
+        if let Err(error) = self.watch.changed().await {
+            tracing::warn!(%error, "cannot watch the files that rules name; a directory that is replaced goes unseen");
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Looks anew for what the rules name.
@@ -151,4 +185,45 @@ impl Installed {
     pub fn rules(&self) -> &[CompiledRule] {
         &self.rules
     }
+}
+
+impl std::fmt::Debug for Installed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Installed")
+            .field("rules", &self.rules)
+            .field("fallback", &self.fallback)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Every name whose change can make a rule mean another file.
+fn names(rules: &[CompiledRule]) -> BTreeSet<(PathBuf, std::ffi::OsString)> {
+    let files: BTreeSet<_> = rules
+        .iter()
+        .filter_map(|it| it.rule.matches.exe.as_ref())
+        .collect();
+    files
+        .into_iter()
+        .flat_map(|path| Way::of(path).steps)
+        .collect()
+}
+
+/// The policies that now are others, and the rule that says so: a child that no rule names follows the one
+/// that its parent was started by. Where two rules shared a policy and part, it keeps what it has.
+fn moved(old: &[CompiledRule], new: &[CompiledRule]) -> BTreeMap<PolicyId, usize> {
+    let places: BTreeMap<_, _> = new.iter().map(|it| &it.rule.name).zip(0..).collect();
+    let mut moved = BTreeMap::<_, BTreeSet<usize>>::new();
+    for before in old {
+        if let Some(at) = places.get(&before.rule.name) {
+            moved.entry(before.policy).or_default().insert(*at);
+        }
+    }
+    moved
+        .into_iter()
+        .filter_map(|(policy, rules)| {
+            let to: BTreeSet<_> = rules.iter().map(|at| new[*at].policy).collect();
+            let changed = to.len() == 1 && !to.contains(&policy);
+            changed.then(|| Some((policy, *rules.first()?))).flatten()
+        })
+        .collect()
 }

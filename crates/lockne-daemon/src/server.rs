@@ -14,7 +14,7 @@ use axum::{
     Extension, Json, Router,
     extract::{
         DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State,
-        rejection::JsonRejection,
+        rejection::{JsonRejection, PathRejection},
     },
     http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
@@ -28,7 +28,10 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use lockne_core::{
-    api::{Refusal, Removed, Run, Running, Status, TunnelDown, TunnelKind, TunnelStatus, TunnelUp},
+    api::{
+        Attach, Detach, Explanation, Moved, Refusal, Removed, Run, Running, Status, TunnelDown,
+        TunnelKind, TunnelStatus, TunnelUp,
+    },
     tunnel::TunnelName,
     wgquick::Config,
 };
@@ -62,6 +65,9 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 pub(crate) enum Command {
     Status(Caller, Reply<Status>),
     Run(Caller, Run, Reply<Running>),
+    Explain(u32, Reply<Explanation>),
+    Attach(Caller, Attach, Reply<Moved>),
+    Detach(Caller, Detach, Reply<Moved>),
     TunnelUp(Caller, TunnelUp, Reply<TunnelStatus>),
     TunnelDown(Caller, TunnelName, Reply<TunnelDown>),
     Tunnels(Caller, Reply<Vec<TunnelStatus>>),
@@ -100,6 +106,9 @@ pub(crate) async fn serve(
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/run", post(run))
+        .route("/v1/processes/{pid}", get(explain))
+        .route("/v1/attach", post(attach))
+        .route("/v1/detach", post(detach))
         .route("/v1/tunnels", get(tunnels).post(tunnel_up))
         .route("/v1/tunnels/{name}", get(tunnel).delete(tunnel_down))
         .route("/v1/down", post(down))
@@ -152,11 +161,37 @@ async fn run(
     Asker(caller): Asker,
     Body(request): Body<Run>,
 ) -> Answer<Running> {
-    let permit = match &request.tunnel {
-        Some(tunnel) => checked(&commands, &caller, tunnel).await?,
-        None => reserve(&commands).await?,
-    };
+    let permit = with_tunnel(&commands, &caller, request.tunnel.as_ref()).await?;
     answer(permit, |reply| Command::Run(caller, request, reply)).await
+}
+
+async fn explain(
+    State(commands): Commands,
+    Asker(caller): Asker,
+    pid: Result<Path<u32>, PathRejection>,
+) -> Answer<Explanation> {
+    caller.root()?;
+    let Path(pid) = pid.map_err(|rejection| Error::BadRequest(rejection.body_text()))?;
+    ask(&commands, |reply| Command::Explain(pid, reply)).await
+}
+
+async fn attach(
+    State(commands): Commands,
+    Asker(caller): Asker,
+    Body(request): Body<Attach>,
+) -> Answer<Moved> {
+    caller.root()?;
+    let permit = with_tunnel(&commands, &caller, request.tunnel.as_ref()).await?;
+    answer(permit, |reply| Command::Attach(caller, request, reply)).await
+}
+
+async fn detach(
+    State(commands): Commands,
+    Asker(caller): Asker,
+    Body(request): Body<Detach>,
+) -> Answer<Moved> {
+    caller.root()?;
+    ask(&commands, |reply| Command::Detach(caller, request, reply)).await
 }
 
 async fn tunnels(State(commands): Commands, Asker(caller): Asker) -> Answer<Vec<TunnelStatus>> {
@@ -181,6 +216,18 @@ async fn tunnel_up(
 }
 
 type Permit = mpsc::OwnedPermit<Command>;
+
+/// A place in the queue, for a request that may bring a tunnel along.
+async fn with_tunnel(
+    commands: &mpsc::Sender<Command>,
+    caller: &Caller,
+    tunnel: Option<&TunnelUp>,
+) -> Result<Permit, Error> {
+    match tunnel {
+        Some(tunnel) => checked(commands, caller, tunnel).await,
+        None => reserve(commands).await,
+    }
+}
 
 /// Tries what a new tunnel may have to wait long for.
 ///

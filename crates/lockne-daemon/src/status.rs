@@ -130,6 +130,7 @@ pub(crate) fn policy_status(
         mark,
         table: tunnel_of(terms).map(|_| plan::table(id)),
         device,
+        resolvers: kernel.resolvers(id)?,
         processes: processes
             .into_iter()
             .map(|pid| ProcessStatus {

@@ -18,7 +18,7 @@ use aya_ebpf::{
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
-use lockne_abi::Policy;
+use lockne_abi::{Endpoint, Policy};
 
 use crate::{config, lan, map, strict};
 
@@ -32,7 +32,7 @@ const SOCK_HEAD: usize = 128;
 /// What the device and the policy say about a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// Loopback: neither refused nor counted.
+    /// Loopback: not counted, and closed to questions for names only.
     Home,
     /// The policy allows the device.
     Allowed,
@@ -61,7 +61,7 @@ pub(crate) fn guard_egress(ctx: SkBuffContext) -> i32 {
     // SAFETY: as above.
     let device = unsafe { (*skb).ifindex };
     match way(map::policy(id), device) {
-        Way::Home => PASS,
+        Way::Home => at_home(&ctx, id),
         Way::Allowed => {
             count_sent(skb, id);
             PASS
@@ -132,7 +132,16 @@ fn count_sent(skb: *mut __sk_buff, id: u8) {
     });
 }
 
-/// The rare rest: from another namespace, to the local network, or away.
+/// To this machine. A resolver here would ask on, and is not policed.
+#[inline(always)]
+fn at_home(ctx: &SkBuffContext, id: u8) -> i32 {
+    if !is_question(ctx) || map::policy(id).is_direct() {
+        return PASS;
+    }
+    elsewhere(ctx, id)
+}
+
+/// The rare rest: from another namespace, to the local network, away, or a question to this machine.
 ///
 /// Out of line, so that the packets above do not pay for its stack.
 #[inline(never)]
@@ -141,11 +150,30 @@ fn elsewhere(ctx: &SkBuffContext, id: u8) -> i32 {
         return PASS;
     }
     // Not counted: what goes past the tunnel is not the tunnel's traffic.
-    if lan::destination(ctx).is_some_and(|address| lan::has(id, address)) {
+    if lan::destination(ctx).is_some_and(|address| lan::has(id, address)) && !is_question(ctx) {
         return PASS;
     }
     map::count_refusal(id);
     DROP
+}
+
+/// Whether the packet is for the port of resolvers.
+#[inline(always)]
+fn is_question(ctx: &SkBuffContext) -> bool {
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    let Ok(first) = ctx.load::<u8>(0) else {
+        return false;
+    };
+    let (protocol, ports) = match first >> 4 {
+        4 => (ctx.load::<u8>(9), usize::from(first & 0xf) * 4),
+        6 => (ctx.load::<u8>(6), 40),
+        _ => return false,
+    };
+    matches!(protocol, Ok(TCP | UDP))
+        && ctx
+            .load::<u16>(ports + 2)
+            .is_ok_and(|port| u32::from(port) == Endpoint::DNS)
 }
 
 /// Whether the packet's socket is in a network namespace that is not ours. In doubt it is ours.

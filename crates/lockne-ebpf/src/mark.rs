@@ -40,9 +40,7 @@ pub(crate) fn mark_socket(ctx: SockContext) -> i32 {
     }
     // SAFETY: as above; each is a field that programs on this hook may read.
     let (protocol, mark) = unsafe { ((*sock).protocol, (*sock).mark) };
-    if matches!(standing, Standing::Policed(_)) {
-        strict::consider();
-    }
+    strict::consider();
     match decide(standing, protocol, mark, config::field()) {
         Decision::Leave => ALLOW,
         Decision::Mark(mark) => {

@@ -9,7 +9,7 @@ use lockne_daemon::state_dir::StateDir;
 
 use crate::{
     cmd::{
-        self,
+        self, attach, doctor, explain,
         rule::{File, Rule},
     },
     failure::{Failure, Result},
@@ -25,8 +25,8 @@ use crate::{
 )]
 #[command(after_help = "\
 First steps:
-  sudo lockne demo                                see it work, in namespaces of its own
-  sudo lockne run --via ./work.conf -- curl URL   one program through a WireGuard tunnel
+  sudo lockne demo                  see it work, in namespaces of its own
+  sudo lockne run --via ./work.conf -- curl URL
   sudo lockne run --via tun0 -- sudo -u $USER firefox")]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -91,6 +91,12 @@ fn path_of(variable: &str) -> Option<PathBuf> {
 pub(crate) enum Command {
     /// Run a program under a policy, then be that program
     Run(Run),
+    /// Put a program that runs already under a policy
+    Attach(attach::Attach),
+    /// Let a program that runs go as if lockne were not there
+    Detach(attach::Detach),
+    /// Tell why a program is on the way that it is on
+    Explain(explain::Explain),
     /// Bring tunnels up and down, and look at them
     #[command(subcommand)]
     Tunnel(Tunnel),
@@ -103,6 +109,8 @@ pub(crate) enum Command {
     Leaktest(crate::cmd::Leaktest),
     /// Take back everything that lockne did
     Down(Json),
+    /// Look at what this machine offers lockne, and what stands in its way
+    Doctor(doctor::Doctor),
     /// Show the main job on a small internet in network namespaces
     Demo(Json),
     /// Show packets, and the process each one belongs to
@@ -112,6 +120,8 @@ pub(crate) enum Command {
     Trace(cmd::Trace),
     /// Show every connection: program, tunnel, bytes
     Flows(cmd::FlowsArgs),
+    /// Watch who uses the network, which way, and how much
+    Top(cmd::Top),
     /// Serve the clients in the foreground
     Daemon(Daemon),
     /// Print a completion script

@@ -8,6 +8,7 @@ mod cmd;
 mod failure;
 mod flow;
 mod output;
+mod resolv_conf;
 mod sigpipe;
 mod stream;
 

@@ -3,6 +3,7 @@
 mod clock;
 
 use std::{
+    fmt::Write as _,
     io::{self, BufWriter, IsTerminal as _, Stdout, Write as _},
     os::{
         fd::{AsFd as _, BorrowedFd},
@@ -186,7 +187,7 @@ fn fit(parts: &[Part], width: Option<usize>) -> String {
         if part.is_empty() {
             continue;
         }
-        line.push_str(&format!("{style}{part}{style:#}"));
+        let _ = write!(line, "{style}{part}{style:#}");
     }
     line.truncate(line.trim_end_matches(' ').len());
     line
@@ -275,7 +276,7 @@ mod tests {
     #[test]
     fn plain_number_is_a_time_in_seconds() {
         assert_eq!(duration("10"), Ok(Duration::from_secs(10)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
         assert!(duration("0").is_err() && duration("soon").is_err());
     }
 }

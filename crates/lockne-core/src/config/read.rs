@@ -12,11 +12,12 @@ use toml::{
 };
 
 use super::{
-    Config, Error, Fallback, Group, Place, Source, Text, Tunnel, Who,
+    Config, Error, Fallback, Place, Source, Text, Tunnel, Who,
     problem::{Problem, list, nearest},
     value::{Reader, Table, Value, id, printable, shown},
 };
 use crate::{
+    permission::Group,
     policy::{Action, Terms},
     rule::{Existing, Match, Rule, RuleName, User},
     tunnel::TunnelName,

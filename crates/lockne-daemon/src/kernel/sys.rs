@@ -4,7 +4,7 @@
 //! one away.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io,
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
@@ -13,11 +13,14 @@ use std::{
     path::Path,
 };
 
+use aya_obj::generated::bpf_insn;
+
 const MAP_UPDATE: i64 = 2;
 const PROG_LOAD: i64 = 5;
 const OBJ_PIN: i64 = 6;
 const OBJ_GET: i64 = 7;
 const OBJ_GET_INFO_BY_FD: i64 = 15;
+const PROG_QUERY: i64 = 16;
 const RAW_TRACEPOINT_OPEN: i64 = 17;
 const LINK_CREATE: i64 = 28;
 const LINK_UPDATE: i64 = 29;
@@ -30,6 +33,35 @@ pub(crate) enum Target<'a> {
     Ingress(u32),
     /// The tracepoint that the program was loaded for.
     Tracepoint,
+}
+
+/// Loads a program for a hook on an address, by the number of the hook.
+pub(super) fn load(instructions: &[bpf_insn], name: &CStr, hook: u32) -> io::Result<OwnedFd> {
+    const CGROUP_SOCK_ADDR: u32 = 18;
+    const NAME: usize = 16;
+    let count = u32::try_from(instructions.len()).map_err(io::Error::other)?;
+    let [code_low, code_high] = halves(instructions.as_ptr());
+    let [license_low, license_high] = halves(c"GPL".as_ptr());
+    let mut attr = [0_u32; 18];
+    attr[..6].copy_from_slice(&[
+        CGROUP_SOCK_ADDR,
+        count,
+        code_low,
+        code_high,
+        license_low,
+        license_high,
+    ]);
+    // Past the log and the flags.
+    let mut bytes = [0; NAME];
+    let length = name.count_bytes().min(NAME - 1);
+    bytes[..length].copy_from_slice(&name.to_bytes()[..length]);
+    for (word, part) in attr[12..16].iter_mut().zip(bytes.as_chunks().0) {
+        *word = u32::from_ne_bytes(*part);
+    }
+    attr[17] = hook;
+    let fd = call(PROG_LOAD, &mut attr)?;
+    // SAFETY: a new descriptor, which nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Attaches a program.
@@ -168,6 +200,15 @@ pub(crate) fn set_program(
         0,
     ];
     call(MAP_UPDATE, &mut attr).map(drop)
+}
+
+/// Whether a hook at a cgroup holds a program that lets no other attach there.
+pub(super) fn is_exclusive(cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<bool> {
+    // `union bpf_attr`, `query`: target, hook, flags of the query, of the attachment, address of ids, their count.
+    let mut attr = [number(cgroup), hook, 0, 0, 0, 0, 0, 0];
+    call(PROG_QUERY, &mut attr)?;
+    let [.., flags, _, _, count, _] = attr;
+    Ok(flags == 0 && count > 0)
 }
 
 fn call(command: i64, attr: &mut [u32]) -> io::Result<RawFd> {

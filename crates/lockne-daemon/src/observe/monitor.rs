@@ -221,9 +221,9 @@ fn set_stage(ebpf: &Ebpf, stage: u32, program: BorrowedFd<'_>) -> Result<(), Err
 }
 
 fn map_fd<'a>(ebpf: &'a Ebpf, name: &str) -> BorrowedFd<'a> {
-    let data = match ebpf.map(name).expect("the object has the map") {
-        Map::PerCpuArray(data) | Map::ProgramArray(data) => data,
-        _ => unreachable!("of this type in the object"),
+    let map = ebpf.map(name).expect("the object has the map");
+    let (Map::PerCpuArray(data) | Map::ProgramArray(data)) = map else {
+        unreachable!("of one of these types in the object");
     };
     data.fd().as_fd()
 }

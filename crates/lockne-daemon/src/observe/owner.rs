@@ -1,9 +1,9 @@
 //! Whose sockets are whose: a hook for new ones, and a walk through `/proc` for those that are there.
 
 use std::{
-    fs,
+    fs, io,
     os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd as _, BorrowedFd},
         unix::fs::MetadataExt as _,
     },
 };
@@ -55,7 +55,7 @@ fn note_existing(owners: &mut SkStorage<&mut MapData, Owner>) {
     }
 }
 
-fn note_process(owners: &mut SkStorage<&mut MapData, Owner>, pid: i32) -> std::io::Result<()> {
+fn note_process(owners: &mut SkStorage<&mut MapData, Owner>, pid: i32) -> io::Result<()> {
     let mut handle = None;
     let mut owner = None;
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
@@ -72,12 +72,12 @@ fn note_process(owners: &mut SkStorage<&mut MapData, Owner>, pid: i32) -> std::i
         let (true, Some(number)) = (is_socket, number) else {
             continue;
         };
-        let handle: &OwnedFd = match &handle {
-            Some(handle) => handle,
-            None => {
-                let pid = Pid::from_raw(pid).ok_or(std::io::ErrorKind::InvalidInput)?;
-                handle.insert(pidfd_open(pid, PidfdFlags::empty())?)
-            }
+        if handle.is_none() {
+            let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+            handle = Some(pidfd_open(pid, PidfdFlags::empty())?);
+        }
+        let Some(handle) = &handle else {
+            continue;
         };
         let Ok(socket) = pidfd_getfd(handle, number, PidfdGetfdFlags::empty()) else {
             continue;
@@ -93,7 +93,7 @@ fn note_process(owners: &mut SkStorage<&mut MapData, Owner>, pid: i32) -> std::i
     Ok(())
 }
 
-pub(super) fn owner_of(pid: i32) -> std::io::Result<Owner> {
+pub(super) fn owner_of(pid: i32) -> io::Result<Owner> {
     let text = fs::read(format!("/proc/{pid}/comm"))?;
     let mut name = [0; 16];
     let length = text

@@ -75,7 +75,7 @@ pub(crate) fn monitor(place: &Place, args: &Monitor) -> Result<ExitCode> {
     let mut names = Names::of(&monitor);
     let mut program = program;
     let mut shown = 0;
-    let mut loss = Loss::default();
+    let mut told = Loss::default();
     loop {
         let next = watch.wait(&[monitor.fd(), news.as_fd()])?;
         let clock = Clock::now();
@@ -86,10 +86,11 @@ pub(crate) fn monitor(place: &Place, args: &Monitor) -> Result<ExitCode> {
                 return false;
             }
             shown += 1;
+            let device = names.get(packet.ifindex);
             let packet = Packet {
-                device: names.get(packet.ifindex),
-                policy: policies.of_mark(packet.mark),
-                packet,
+                policy: policies.of(place, packet, &device),
+                device,
+                seen: packet,
             };
             goes_on =
                 sink.take(&packet, bytes, clock) && args.limit.is_none_or(|limit| shown < limit);
@@ -99,7 +100,7 @@ pub(crate) fn monitor(place: &Place, args: &Monitor) -> Result<ExitCode> {
         if !goes_on || next == Next::Stop {
             break;
         }
-        loss.tell(monitor.counts().map_err(failed)?.lost, "packet");
+        told.tell(monitor.counts().map_err(failed)?.lost, "packet");
         news.clear();
         monitor.look_for_devices().map_err(failed)?;
         names = Names::of(&monitor);

@@ -100,6 +100,7 @@ fn policies(policies: &[PolicyStatus]) -> comfy_table::Table {
     let mut table = output::table(&[
         "POLICY",
         "DEVICE",
+        "DNS",
         "PROCESSES",
         "SENT",
         "RECEIVED",
@@ -111,6 +112,11 @@ fn policies(policies: &[PolicyStatus]) -> comfy_table::Table {
             (Action::Via(_), Some(device)) => device.clone(),
             (Action::Direct, _) => "any".to_owned(),
             (Action::Block, _) => "none".to_owned(),
+        };
+        let dns = match &policy.terms.action {
+            Action::Via(_) if !policy.resolvers.is_empty() => tunnel::join(&policy.resolvers),
+            Action::Via(_) | Action::Direct => "as asked".to_owned(),
+            Action::Block => "none".to_owned(),
         };
         let names: Vec<String> = policy
             .processes
@@ -135,6 +141,7 @@ fn policies(policies: &[PolicyStatus]) -> comfy_table::Table {
         table.add_row([
             policy.terms.action.to_string(),
             device,
+            dns,
             processes,
             output::bytes(policy.traffic.tx_bytes),
             received,

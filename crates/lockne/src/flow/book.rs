@@ -47,6 +47,16 @@ impl Book {
         book
     }
 
+    /// What is known without asking, for tests: an answer, and a device.
+    #[cfg(test)]
+    pub(crate) fn of(status: Status, device: &str, index: u32) -> Self {
+        Self {
+            status: Some(status),
+            devices: BTreeMap::from([(device.to_owned(), index)]),
+            ..Self::default()
+        }
+    }
+
     /// Asks again where the last answer is old.
     pub(crate) fn refresh(&mut self, place: &Place) {
         if self.read.is_some_and(|read| read.elapsed() < FRESH) {

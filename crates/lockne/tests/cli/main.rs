@@ -10,6 +10,7 @@
 )]
 
 mod control;
+mod doctor;
 mod errors;
 mod help;
 mod output;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     ];
     let rooted = [
         ("control", control::ROOTED),
+        ("doctor", doctor::ROOTED),
         ("errors", errors::ROOTED),
         ("output", output::ROOTED),
         ("program", program::ROOTED),

@@ -136,6 +136,12 @@ impl Place {
         fs::set_permissions(self.path(), everybody).unwrap();
     }
 
+    /// Starts a daemon that stays, with this configuration.
+    pub(crate) fn daemon_configured(&self, config: &Path) -> Daemon {
+        self.open();
+        self.daemon_with(&["--config", config.to_str().unwrap()])
+    }
+
     /// Starts a daemon that stays, and grants users this.
     pub(crate) fn daemon_granting(&self, grants: &str) -> Daemon {
         self.open();

@@ -21,6 +21,7 @@ use crate::{
 tests! { ROOTED:
     user_without_grants_may_only_look,
     user_gets_what_is_granted_and_sees_only_his_own,
+    configuration_says_who_may_what,
     process_that_only_partly_is_the_users_is_refused,
     process_in_another_network_namespace_is_refused,
     hooks_are_never_for_users,
@@ -191,6 +192,22 @@ fn user_gets_what_is_granted_and_sees_only_his_own() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
+}
+
+fn configuration_says_who_may_what() {
+    let place = Place::new();
+    let config = place.write("lockne.toml", "[block]\nusers = [4242]\n");
+    let _daemon = place.daemon_configured(&config);
+    let may = |uid| {
+        let mut command = lockne(&place, uid, "exec /proc/self/fd/7 run --block -- true");
+        command.status().unwrap().success()
+    };
+    assert!(may(USER) && !may(OTHER));
+
+    place.write("lockne.toml", "[block]\nusers = [4243]\n");
+
+    wait_until("the change is in force", || may(OTHER));
+    assert!(!may(USER));
 }
 
 fn process_that_only_partly_is_the_users_is_refused() {

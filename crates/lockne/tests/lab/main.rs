@@ -9,8 +9,12 @@
 )]
 
 mod action;
+mod attach;
 mod counter;
+mod dns;
 mod escape;
+mod explain;
+mod failover;
 mod family;
 mod fault;
 mod flows;
@@ -45,8 +49,12 @@ fn main() -> ExitCode {
     let obstacle = obstacle.map(|error| error.to_string());
     let modules = [
         ("action", action::TESTS),
+        ("attach", attach::TESTS),
         ("counter", counter::TESTS),
+        ("dns", dns::TESTS),
+        ("failover", failover::TESTS),
         ("escape", escape::TESTS),
+        ("explain", explain::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
         ("flows", flows::TESTS),

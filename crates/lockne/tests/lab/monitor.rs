@@ -225,10 +225,10 @@ fn what_a_slow_reader_misses_is_counted() {
         .filter(|line| line.contains(" out "))
         .count() as u64;
     let shown = printed.lines().count() as u64;
-    let last = said.lines().last().unwrap();
-    let (count, lost) = last.split_once(" packets, ").unwrap();
-    let lost: u64 = lost.trim_end_matches(" lost").parse().unwrap();
-    assert_eq!(count, shown.to_string());
+    let summary = said.lines().last().unwrap();
+    let (told, missed) = summary.split_once(" packets, ").unwrap();
+    let lost: u64 = missed.trim_end_matches(" lost").parse().unwrap();
+    assert_eq!(told, shown.to_string());
     assert!(
         lost > 0 && sent < ALL && shown + lost >= ALL,
         "{sent} sent, {shown} shown: {said}"

@@ -50,6 +50,7 @@ pub(crate) struct Report {
     pub(crate) release: String,
     pub(crate) tests: BTreeMap<String, Outcome>,
     troubles: Vec<String>,
+    endless: Vec<String>,
     took: Duration,
 }
 
@@ -136,6 +137,7 @@ impl Machine<'_> {
             release: log.release.unwrap_or_default(),
             tests: log.tests,
             troubles,
+            endless: log.endless,
             took,
         };
         Ok((report, has_crashed && !has_failed))
@@ -163,11 +165,13 @@ impl Machine<'_> {
 }
 
 impl Report {
-    /// What is kept of it.
+    /// What is kept of it: what did not come to its end says nothing.
     pub(crate) fn result(&self) -> OfKernel {
+        let mut tests = self.tests.clone();
+        tests.retain(|test, _| !self.endless.contains(test));
         OfKernel {
             release: self.release.clone(),
-            tests: self.tests.clone(),
+            tests,
         }
     }
 

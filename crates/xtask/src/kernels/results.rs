@@ -23,7 +23,7 @@ pub(crate) struct OfKernel {
 type Results = BTreeMap<String, OfKernel>;
 
 /// What a user wants to know, and how the names of the tests begin that say it.
-const FEATURES: [(&str, &[&str]); 15] = [
+const FEATURES: [(&str, &[&str]); 16] = [
     ("sockets get the mark of their process", &["kernel/mark::"]),
     (
         "older sockets are marked when they are used",
@@ -66,9 +66,10 @@ const FEATURES: [(&str, &[&str]); 15] = [
         "embedded WireGuard to the kernel's",
         &["wireguard/kernel_tunnel_talks"],
     ),
+    ("whole programs go by their tunnel", &["lab/path::"]),
     (
-        "whole programs, by their tunnel or not at all",
-        &["lab/path::", "lab/action::", "lab/network::"],
+        "blocked, direct, local prefixes; hostile networks",
+        &["lab/action::", "lab/network::"],
     ),
     (
         "no known way out is open",
@@ -171,7 +172,7 @@ fn cell(column: &OfKernel, tests: &[&str], notes: &mut Vec<String>) -> String {
         .filter(|(test, _)| tests.iter().any(|start| test.starts_with(start)))
         .map(|(_, outcome)| outcome);
     let outcomes: Vec<_> = outcomes.collect();
-    if outcomes.is_empty() {
+    if outcomes.iter().all(|it| matches!(it, Outcome::Missing(_))) {
         return "-".to_owned();
     }
     if outcomes

@@ -35,8 +35,7 @@ const fn suite(name: &'static str, package: &'static str, test: &'static str) ->
     }
 }
 
-/// The tests of a suite that the gate leaves out: long in an emulator, and no different from kernel to
-/// kernel, for all that is known.
+/// The tests of a suite that `--quick` leaves out: long in an emulator.
 pub(crate) fn long(suite: &str) -> &'static [&'static str] {
     match suite {
         "lab" => &["fault::", "survival::", "counter::", "peer::", "older::"],

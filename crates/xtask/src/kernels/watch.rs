@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::guest::{SIGN, Word};
+use super::{
+    guest::{SIGN, Word},
+    machine::REFUSAL,
+};
 
 /// How a test ended.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -32,6 +35,8 @@ pub(crate) struct Log {
     pub(crate) tests: BTreeMap<String, Outcome>,
     /// What went wrong beside the tests.
     pub(crate) troubles: Vec<String>,
+    /// Tests that began and never ended; they count as failed.
+    pub(crate) endless: Vec<String>,
     /// Whether it came to its end.
     pub(crate) is_done: bool,
     suite: String,
@@ -71,7 +76,8 @@ impl Log {
         }
         for test in std::mem::take(&mut self.running) {
             self.troubles.push(format!("{test} did not end"));
-            self.tests.insert(test, Outcome::Failed);
+            self.tests.insert(test.clone(), Outcome::Failed);
+            self.endless.push(test);
         }
     }
 
@@ -114,6 +120,11 @@ impl Log {
                 code: Some(0 | 101 | 1),
                 ..
             }) => {}
+            // Its judge reads what it says.
+            Ok(Word::Ended {
+                suite,
+                code: Some(125),
+            }) if suite == REFUSAL => {}
             Ok(Word::Ended { suite, code }) => {
                 let how = code.map_or("by a signal".to_owned(), |code| format!("with code {code}"));
                 self.troubles.push(format!("{suite} ended {how}"));

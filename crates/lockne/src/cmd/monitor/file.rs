@@ -29,6 +29,9 @@ use crate::{
 /// Where the two addresses of an Ethernet header end, and a tag has its place.
 const TAG_AT: usize = 12;
 
+/// Nanoseconds, as a power of ten.
+const RESOLUTION: u8 = 9;
+
 pub(crate) struct File {
     writer: PcapNgWriter<BufWriter<Box<dyn Write>>>,
     path: PathBuf,
@@ -85,17 +88,17 @@ impl File {
         let flags = EnhancedPacketOption::Flags(direction);
         self.writer.write_pcapng_block(EnhancedPacketBlock {
             interface_id,
-            timestamp: clock.since_epoch(packet.packet.time),
-            original_len: packet.packet.length,
-            data: whole(packet.packet, bytes),
+            timestamp: clock.since_epoch(packet.seen.time),
+            original_len: packet.seen.length,
+            data: whole(packet.seen, bytes),
             options: comment.into_iter().chain([flags]).collect(),
         })?;
         Ok(())
     }
 
     fn interface(&mut self, packet: &Packet<'_>) -> std::result::Result<u32, PcapError> {
-        let is_ethernet = packet.packet.has(observe::Packet::ETHERNET);
-        let key = (packet.packet.ifindex, packet.device.clone(), is_ethernet);
+        let is_ethernet = packet.seen.has(observe::Packet::ETHERNET);
+        let key = (packet.seen.ifindex, packet.device.clone(), is_ethernet);
         if let Some(id) = self.interfaces.get(&key) {
             return Ok(*id);
         }
@@ -105,8 +108,6 @@ impl File {
             DataLink::RAW
         };
         let mut block = InterfaceDescriptionBlock::new(link, self.snaplen);
-        /// Nanoseconds, as a power of ten.
-        const RESOLUTION: u8 = 9;
         block.options = vec![
             InterfaceDescriptionOption::IfName(packet.device.clone().into()),
             InterfaceDescriptionOption::IfTsResol(RESOLUTION),

@@ -1,10 +1,13 @@
 //! What marks mean, as whoever keeps the policies says it.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use hyper::Method;
 use lockne_core::{api::Status, filter::Tunnel, policy::Action};
-use lockne_daemon::observe::Device;
+use lockne_daemon::observe::{Device, Packet};
 
 use crate::{
     cli::Place,
@@ -21,6 +24,8 @@ pub(crate) struct Policies {
     status: Option<Status>,
     devices: Vec<Device>,
     read: Instant,
+    /// When it was asked what a mark means that nobody knew.
+    asked: BTreeMap<u32, Instant>,
 }
 
 impl Policies {
@@ -36,6 +41,7 @@ impl Policies {
             status,
             devices: Device::all().unwrap_or_default(),
             read: Instant::now(),
+            asked: BTreeMap::new(),
         }
     }
 
@@ -43,13 +49,42 @@ impl Policies {
     pub(crate) fn refresh(&mut self, place: &Place) -> bool {
         let is_old = self.read.elapsed() > FRESH;
         if is_old {
-            *self = Self::read(place);
+            self.read_again(place);
         }
         is_old
     }
 
+    fn read_again(&mut self, place: &Place) {
+        *self = Self {
+            asked: std::mem::take(&mut self.asked),
+            ..Self::read(place)
+        };
+    }
+
+    /// The policy of a packet. What came in by a tunnel, and was not stamped yet, has that of the tunnel.
+    pub(crate) fn of(&mut self, place: &Place, packet: &Packet, device: &str) -> Option<Action> {
+        let mark = packet.mark;
+        let is_new = |asked: &Instant| asked.elapsed() <= FRESH;
+        if mark != 0 && self.of_mark(mark).is_none() && !self.asked.get(&mark).is_some_and(is_new) {
+            self.read_again(place);
+            self.asked.insert(mark, Instant::now());
+        }
+        let by_device = || {
+            let is_it =
+                |action: &Action| matches!(action, Action::Via(via) if via.as_str() == device);
+            let policies = &self.status.as_ref()?.policies;
+            let actions = policies.iter().map(|policy| &policy.terms.action);
+            actions.into_iter().find(|action| is_it(action))
+        };
+        let found = match self.of_mark(mark) {
+            None if packet.has(Packet::INCOMING) => by_device(),
+            found => found,
+        };
+        found.cloned()
+    }
+
     /// What the policy in a mark does, if there is one.
-    pub(crate) fn of_mark(&self, mark: u32) -> Option<&Action> {
+    fn of_mark(&self, mark: u32) -> Option<&Action> {
         let status = self.status.as_ref()?;
         let mark = mark & status.mark_mask;
         let policy = status.policies.iter().find(|policy| policy.mark == mark)?;

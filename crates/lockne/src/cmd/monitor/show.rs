@@ -22,9 +22,9 @@ const IPV6: u16 = 0x86dd;
 
 /// A packet, with what its numbers mean.
 pub(crate) struct Packet<'a> {
-    pub(crate) packet: &'a observe::Packet,
+    pub(crate) seen: &'a observe::Packet,
     pub(crate) device: String,
-    pub(crate) policy: Option<&'a Action>,
+    pub(crate) policy: Option<Action>,
 }
 
 /// The fields of a packet, as `docs/monitor.md` has them.
@@ -62,7 +62,7 @@ impl Packet<'_> {
     /// The line, in parts.
     pub(crate) fn parts(&self, clock: Clock) -> Vec<Part> {
         const SOURCE: Style = AnsiColor::Cyan.on_default();
-        let packet = self.packet;
+        let packet = self.seen;
         let plain = Style::new();
         let (direction, style) = match self.direction() {
             "in" => ("in ", GOOD),
@@ -95,14 +95,14 @@ impl Packet<'_> {
             parts.push((STRONG, format!("  {}", self.name())));
             parts.push((FAINT, format!(" {}", packet.pid)));
         }
-        if let Some(policy) = self.policy {
+        if let Some(policy) = &self.policy {
             parts.push((GOOD, format!("  {policy}")));
         }
         parts
     }
 
     pub(crate) fn json(&self, clock: Clock) -> Json<'_> {
-        let packet = self.packet;
+        let packet = self.seen;
         let port = |port| packet.has(observe::Packet::PORTS).then_some(port);
         let kind = packet.has(observe::Packet::KIND).then_some(packet.kind);
         let is_tcp = packet.protocol == 6;
@@ -123,21 +123,24 @@ impl Packet<'_> {
             pid: has_process.then_some(packet.pid),
             name: has_process.then(|| self.name()),
             mark: packet.mark,
-            policy: self.policy,
+            policy: self.policy.as_ref(),
         }
     }
 
     /// What a capture file says of the packet.
     pub(crate) fn comment(&self) -> Option<String> {
-        let process = (self.packet.pid != 0)
-            .then(|| format!("process {} pid {}", self.name(), self.packet.pid));
-        let policy = self.policy.map(|policy| format!("policy {policy}"));
+        let process =
+            (self.seen.pid != 0).then(|| format!("process {} pid {}", self.name(), self.seen.pid));
+        let policy = self
+            .policy
+            .as_ref()
+            .map(|policy| format!("policy {policy}"));
         let parts: Vec<String> = process.into_iter().chain(policy).collect();
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 
     pub(crate) fn direction(&self) -> &'static str {
-        if self.packet.has(observe::Packet::INCOMING) {
+        if self.seen.has(observe::Packet::INCOMING) {
             "in"
         } else {
             "out"
@@ -145,20 +148,20 @@ impl Packet<'_> {
     }
 
     pub(crate) fn name(&self) -> String {
-        shown(until_zero(&self.packet.name))
+        shown(until_zero(&self.seen.name))
     }
 
     fn vlan(&self) -> Option<u16> {
-        let is_tagged = self.packet.has(observe::Packet::TAGGED);
-        is_tagged.then_some(self.packet.vlan & 0xfff)
+        let is_tagged = self.seen.has(observe::Packet::TAGGED);
+        is_tagged.then_some(self.seen.vlan & 0xfff)
     }
 
     fn has_ends(&self) -> bool {
-        matches!(self.packet.ethertype, IPV4 | IPV6 | ARP | RARP)
+        matches!(self.seen.ethertype, IPV4 | IPV6 | ARP | RARP)
     }
 
     fn ends(&self) -> Option<(String, String)> {
-        let packet = self.packet;
+        let packet = self.seen;
         let end = |bytes, port| {
             let address = address(bytes);
             if packet.has(observe::Packet::PORTS) {
@@ -176,7 +179,7 @@ impl Packet<'_> {
     }
 
     fn protocol(&self) -> String {
-        match (self.packet.ethertype, self.packet.behind) {
+        match (self.seen.ethertype, self.seen.behind) {
             (ARP, _) => "arp".to_owned(),
             (RARP, _) => "rarp".to_owned(),
             (IPV4, 1) => "icmp".to_owned(),
@@ -192,7 +195,7 @@ impl Packet<'_> {
 
     /// What kind of TCP or ICMP packet it is.
     fn kind(&self) -> Option<String> {
-        let packet = self.packet;
+        let packet = self.seen;
         if !packet.has(observe::Packet::KIND) {
             return None;
         }
@@ -261,9 +264,9 @@ mod tests {
         packet
     }
 
-    fn shown_as(packet: &observe::Packet, policy: Option<&Action>) -> String {
+    fn shown_as(packet: &observe::Packet, policy: Option<Action>) -> String {
         let packet = Packet {
-            packet,
+            seen: packet,
             device: "eth0".to_owned(),
             policy,
         };
@@ -280,7 +283,7 @@ mod tests {
     fn packet_is_shown_with_its_process() {
         let via = Action::Via("work".parse().unwrap());
 
-        insta::assert_snapshot!(shown_as(&tcp(), Some(&via)));
+        insta::assert_snapshot!(shown_as(&tcp(), Some(via)));
     }
 
     #[test]

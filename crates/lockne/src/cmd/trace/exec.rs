@@ -68,7 +68,7 @@ pub(crate) fn exec(args: &Exec) -> Result<ExitCode> {
     };
     let mut lines = Lines::new();
     anstream::eprintln!("watching which programs start; Ctrl-C ends it");
-    let mut loss = Loss::default();
+    let mut told = Loss::default();
     loop {
         let next = watch.wait(&[life.fd()])?;
         let clock = Clock::now();
@@ -85,7 +85,7 @@ pub(crate) fn exec(args: &Exec) -> Result<ExitCode> {
         if !goes_on || next == Next::Stop {
             break;
         }
-        loss.tell(life.counts().map_err(failed)?.lost, "event");
+        told.tell(life.counts().map_err(failed)?.lost, "event");
     }
     let lost = life.counts().map_err(failed)?.lost;
     drop(life);
@@ -135,7 +135,7 @@ impl Teller<'_> {
                 let name: &str = self.running.entry(u32::MAX).insert_entry(name).into_mut();
                 let (code, signal) = match exit.status & 0x7f {
                     0 => (Some((exit.status >> 8 & 0xff) as u8), None),
-                    signal => (None, Some(signal as u8)),
+                    signal => (None, u8::try_from(signal).ok()),
                 };
                 let time = Duration::from_nanos(exit.time.saturating_sub(exit.started));
                 Some(Event::Exit {
@@ -179,9 +179,10 @@ fn parts(event: &Event<'_>, run: &Run, clock: Clock) -> Vec<Part> {
             parts.push((plain, format!(" {pid:>7} start {user:<8} by {parent:<7} ")));
             parts.push((STRONG, executable.clone()));
             let arguments = arguments.iter().skip(1).map(|argument| quoted(argument));
-            let arguments: String = arguments.map(|argument| format!(" {argument}")).collect();
+            // Each with a blank before it.
+            let words: Vec<String> = std::iter::once(String::new()).chain(arguments).collect();
             let more = if *arguments_cut { " ..." } else { "" };
-            parts.push((plain, arguments + more));
+            parts.push((plain, words.join(" ") + more));
         }
         Event::Exit {
             pid,
@@ -255,7 +256,10 @@ mod tests {
         exec.path[..path.len()].copy_from_slice(path.as_bytes());
         let name = path.rsplit('/').next().unwrap();
         exec.name[..name.len()].copy_from_slice(name.as_bytes());
-        let text: String = words.iter().map(|word| format!("{word}\0")).collect();
+        let text = words
+            .iter()
+            .map(|word| (*word).to_owned() + "\0")
+            .collect::<String>();
         exec.arguments[..text.len()].copy_from_slice(text.as_bytes());
         exec.arguments_len = u32::try_from(text.len()).unwrap();
         Run::Starts(exec)

@@ -97,7 +97,7 @@ pub(crate) fn ping(args: &Ping) -> Result<ExitCode> {
     let mut lines = Lines::new();
     anstream::eprintln!("watching for pings; Ctrl-C ends it");
     let (mut seen, mut refused) = (0, 0);
-    let mut loss = Loss::default();
+    let mut told = Loss::default();
     loop {
         let next = watch.wait(&[pings.fd(), news.as_fd()])?;
         news.clear();
@@ -121,7 +121,7 @@ pub(crate) fn ping(args: &Ping) -> Result<ExitCode> {
         if !goes_on || next == Next::Stop {
             break;
         }
-        loss.tell(pings.counts().map_err(failed)?.lost, "ping");
+        told.tell(pings.counts().map_err(failed)?.lost, "ping");
     }
     let lost = pings.counts().map_err(failed)?.lost;
     drop(pings);
