@@ -253,7 +253,7 @@ fn request(family: u8, protocol: u8, socket_id: SocketId) -> InetRequest {
     }
 }
 
-fn list(family: u8, protocol: u8) -> io::Result<Vec<InetResponse>> {
+pub(crate) fn list(family: u8, protocol: u8) -> io::Result<Vec<InetResponse>> {
     let any = if family == AF_INET {
         SocketId::new_v4()
     } else {

@@ -41,7 +41,9 @@ fn main() -> ExitCode {
     }
     // As the interpreter of a script: the path of that comes first.
     if env::args().nth(2).as_deref() == Some("mark-first") {
-        println!("{}", probe::mark_of_new().unwrap());
+        let mut out = std::io::stdout();
+        std::io::Write::write_fmt(&mut out, format_args!("{}\n", probe::mark_of_new().unwrap()))
+            .unwrap();
         return ExitCode::SUCCESS;
     }
     let arguments = Arguments::from_args();
