@@ -48,7 +48,7 @@ fn units_are_understood_by_systemd() {
 
 fn exposure_of_the_service_is_low() {
     let output = Command::new("systemd-analyze")
-        .args(["security", "--offline=true", "--threshold=24"])
+        .args(["security", "--offline=true", "--threshold=25"])
         .arg(unit("lockne.service"))
         .output()
         .unwrap();
