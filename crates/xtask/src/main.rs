@@ -3,6 +3,7 @@
 mod bench;
 mod demos;
 mod ebpf;
+mod fuzz;
 #[path = "../../../demos/build/kept.rs"]
 mod kept;
 mod kernels;
@@ -26,6 +27,8 @@ enum Task {
     Ebpf(ebpf::Args),
     /// Render the slides of the talk
     Talk(talk::Args),
+    /// Give random input to whatever lockne reads
+    Fuzz(fuzz::Args),
     /// Run the tests on other kernels, in virtual machines
     Kernels(kernels::Args),
     /// Measure lockne beside what one would use instead
@@ -45,6 +48,7 @@ fn main() -> Result<()> {
         Task::Setup => setup::run(),
         Task::Ebpf(args) => ebpf::run(root, &args),
         Task::Talk(args) => talk::run(root, &args),
+        Task::Fuzz(args) => fuzz::run(root, &args),
         Task::Kernels(args) => kernels::run(root, &args),
         Task::Bench(args) => bench::run(root, &args),
     }
