@@ -1,5 +1,6 @@
 //! lockne's own build tasks: `cargo xtask WORD`.
 
+mod bench;
 mod demos;
 mod ebpf;
 #[path = "../../../demos/build/kept.rs"]
@@ -27,6 +28,8 @@ enum Task {
     Talk(talk::Args),
     /// Run the tests on other kernels, in virtual machines
     Kernels(kernels::Args),
+    /// Measure lockne beside what one would use instead
+    Bench(bench::Args),
 }
 
 fn main() -> Result<()> {
@@ -43,5 +46,6 @@ fn main() -> Result<()> {
         Task::Ebpf(args) => ebpf::run(root, &args),
         Task::Talk(args) => talk::run(root, &args),
         Task::Kernels(args) => kernels::run(root, &args),
+        Task::Bench(args) => bench::run(root, &args),
     }
 }
