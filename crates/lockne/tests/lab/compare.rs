@@ -459,7 +459,7 @@ pub(crate) fn write(page_path: &Path) {
     let results = measure();
     let written: io::Result<()> = fs::write(&path, page(&results).unwrap());
     written.unwrap();
-    println!("{}", path.display());
+    eprintln!("{} is written", path.display());
 }
 
 fn comparison_has_each_way() {
