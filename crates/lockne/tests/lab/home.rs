@@ -219,6 +219,16 @@ impl Daemon {
         self.0.wait().unwrap()
     }
 
+    /// Stops it where it is, until [`Self::resume`].
+    pub(crate) fn pause(&self) {
+        kill_process(Pid::from_child(&self.0), Signal::STOP).unwrap();
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        kill_process(Pid::from_child(&self.0), Signal::CONT).unwrap();
+    }
+
     /// Kills it without a word.
     pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
