@@ -285,7 +285,7 @@ impl Scene {
         let cgroup = Cgroup::make()?;
         let name = &cgroup.name;
         let rules = format!(
-            "flush ruleset; table ip mark {{ chain out {{ type route hook output priority mangle; \
+            "flush ruleset; table ip split {{ chain out {{ type route hook output priority mangle; \
              socket cgroupv2 level 1 \"{name}\" meta mark set 0x77; }}; }}"
         );
         // nft looks for cgroups there only.
