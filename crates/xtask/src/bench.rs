@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Few and short rounds, to see that it works
     #[arg(long)]
     quick: bool,
+    /// Measure what is not optimized, to see soon that it works
+    #[arg(long)]
+    dev: bool,
     /// Only the ways whose names contain this, and what they are compared with
     #[arg(long, value_name = "WAY")]
     only: Vec<String>,
@@ -74,7 +77,8 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         "no way is called so; `--list` names them"
     );
 
-    let programs = build(root)?;
+    let profile = if args.dev { "dev" } else { "release" };
+    let programs = build(root, profile)?;
     let start = Instant::now();
     let load = fs::read_to_string("/proc/loadavg")?;
     let scene = Scene::build(programs)?;
@@ -124,6 +128,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
 
     let mut words: Vec<String> = vec!["cargo xtask bench".to_owned()];
     words.extend(args.quick.then(|| "--quick".to_owned()));
+    words.extend(args.dev.then(|| "--dev".to_owned()));
     words.extend(args.rounds.map(|rounds| format!("--rounds {rounds}")));
     words.extend(args.only.iter().map(|part| format!("--only {part}")));
     let result = json!({
@@ -152,21 +157,18 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
 }
 
 /// Builds what is measured, as users build it, and fetches what it is compared with.
-fn build(root: &Path) -> Result<Programs> {
-    for words in [
-        &["build", "--release", "--package", "lockne"][..],
-        &[
-            "build",
-            "--release",
-            "--package",
-            "lockne-lab",
-            "--examples",
-        ],
-    ] {
-        let status = Command::new("cargo")
+fn build(root: &Path, profile: &str) -> Result<Programs> {
+    let packages = [
+        &["lockne", "--bins"][..],
+        &["lockne-lab", "--examples"],
+        &["demos", "--bin", "11-socket-cookie"],
+    ];
+    for words in packages {
+        let mut cargo = Command::new("cargo");
+        cargo
             .current_dir(root)
-            .args(words)
-            .status()?;
+            .args(["build", "--profile", profile]);
+        let status = cargo.arg("--package").args(words).status()?;
         ensure!(
             status.success(),
             "cargo cannot build what is to be measured"
@@ -174,16 +176,16 @@ fn build(root: &Path) -> Result<Programs> {
     }
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| root.join("target"), |target| root.join(target));
-    let release = target.join("release");
+    let built = target.join(if profile == "dev" { "debug" } else { profile });
     let cache = target.join("bench");
     let wireguard_go = fetch(&cache).map_err(|error| {
         say(&format!("no current wireguard-go: {error:#}"));
     });
     Ok(Programs {
-        lockne: release.join("lockne"),
-        load: release.join("examples/load"),
-        peer: release.join("examples/peer"),
-        cookie: release.join("11-socket-cookie"),
+        lockne: built.join("lockne"),
+        load: built.join("examples/load"),
+        peer: built.join("examples/peer"),
+        cookie: built.join("11-socket-cookie"),
         wireguard_go: wireguard_go.ok(),
     })
 }

@@ -20,10 +20,11 @@ pub(crate) enum Measure {
     Median,
     Slowest,
     Start,
+    Memory,
 }
 
 impl Measure {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Tcp,
         Self::TcpBack,
         Self::Cpu,
@@ -33,6 +34,7 @@ impl Measure {
         Self::Median,
         Self::Slowest,
         Self::Start,
+        Self::Memory,
     ];
 
     /// Its name in the results.
@@ -47,6 +49,7 @@ impl Measure {
             Self::Median => "round trip, median",
             Self::Slowest => "round trip, 99 of 100",
             Self::Start => "start of a program",
+            Self::Memory => "memory of the process behind it",
         }
     }
 
@@ -58,12 +61,16 @@ impl Measure {
             Self::Connections => "per s",
             Self::Median | Self::Slowest => "us",
             Self::Start => "ms",
+            Self::Memory => "MiB",
         }
     }
 
     /// Whether more is better.
     pub(crate) fn is_more_better(self) -> bool {
-        !matches!(self, Self::Cpu | Self::Median | Self::Slowest | Self::Start)
+        !matches!(
+            self,
+            Self::Cpu | Self::Median | Self::Slowest | Self::Start | Self::Memory
+        )
     }
 
     /// Whether a ratio reaches a goal.
@@ -129,6 +136,7 @@ pub(crate) fn measure(open: &Open<'_>, way: Way, length: Length) -> Result<Vec<(
     figures.push((Measure::Median, of(&answer, "p50_us")?));
     figures.push((Measure::Slowest, of(&answer, "p99_us")?));
 
+    figures.extend(open.memory()?.map(|memory| (Measure::Memory, memory)));
     if !way.has_start() {
         return Ok(figures);
     }

@@ -32,7 +32,8 @@ pub(crate) fn write(out: &Path, result: &Value, figures: &Figures) -> Result<()>
         let plot = format!("bench-{}.svg", title.to_lowercase());
         super::plot::draw(&out.join(&plot), figures, ways)?;
         writeln!(page, "## {title}\n\n![{title}]({plot})\n")?;
-        for measure in Measure::ALL {
+        let known = |&measure: &Measure| figures.knows(ways, measure);
+        for measure in Measure::ALL.into_iter().filter(known) {
             table(&mut page, figures, measure, ways)?;
         }
     }

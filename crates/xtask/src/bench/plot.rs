@@ -23,7 +23,7 @@ const HEAD: i32 = 34;
 pub(crate) fn draw(file: &Path, figures: &Figures, ways: &[Way]) -> Result<()> {
     let panels: Vec<_> = Measure::ALL
         .into_iter()
-        .filter(|&measure| figures.spread(ways[0], measure).is_some())
+        .filter(|&measure| figures.knows(ways, measure))
         .collect();
     let bars = i32::try_from(ways.len())?;
     let panel = HEAD + bars * BAR;

@@ -43,6 +43,11 @@ impl Figures {
         Spread::of(&rounds.values().copied().collect::<Vec<_>>())
     }
 
+    /// Whether something was measured on one of these ways.
+    pub(crate) fn knows(&self, ways: &[Way], measure: Measure) -> bool {
+        ways.iter().any(|&way| self.spread(way, measure).is_some())
+    }
+
     /// How a way stands to another, round by round: what disturbs a round disturbs both.
     pub(crate) fn ratio(&self, way: Way, to: Way, measure: Measure) -> Option<Spread> {
         let rounds = self.0.get(&(way, measure))?;

@@ -11,10 +11,8 @@ use anyhow::{Context as _, Result};
 use super::network::{Background, Namespace, until};
 use crate::kernels::run_command as run;
 
-/// Where the server is, by whatever cable.
+/// Where the server is, by whatever cable or tunnel.
 const SERVER: &str = "10.0.9.1";
-/// Where the server is in a WireGuard tunnel.
-const INSIDE: &str = "10.8.0.1";
 
 /// A way from a program to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,6 +139,8 @@ pub(crate) struct Open<'a> {
     way: Way,
     /// Ended from the first to the last: who is policed before lockne.
     holds: Vec<Background>,
+    /// The process that makes the way, if there is one.
+    maker: Option<u32>,
     cgroup: Option<Cgroup>,
 }
 
@@ -184,7 +184,7 @@ impl Scene {
             Ok(())
         };
         pinned(Path::new("iperf3"), &["-s"])?;
-        pinned(&programs.load, &["serve", "0.0.0.0"])?;
+        pinned(&programs.load, &["serve", SERVER])?;
         if which("microsocks").is_some() {
             let mut socks = home.command("microsocks");
             servers.push(Background::start(socks.args([
@@ -242,6 +242,7 @@ impl Scene {
             scene: self,
             way,
             holds: Vec::new(),
+            maker: None,
             cgroup: None,
         };
         match way {
@@ -284,7 +285,7 @@ impl Scene {
         let cgroup = Cgroup::make()?;
         let name = &cgroup.name;
         let rules = format!(
-            "flush ruleset; table ip mark {{ chain out {{ type route hook output priority mangle; \
+            "flush ruleset; table ip split {{ chain out {{ type route hook output priority mangle; \
              socket cgroupv2 level 1 \"{name}\" meta mark set 0x77; }}; }}"
         );
         // nft looks for cgroups there only.
@@ -306,11 +307,10 @@ impl Scene {
 
     /// Starts a daemon that stays.
     fn start_lockne(&self, open: &mut Open<'_>) -> Result<()> {
-        open.holds.push(Background::start(&mut self.lockne(&[
-            "daemon",
-            "--config",
-            "/dev/null",
-        ]))?);
+        let mut command = self.lockne(&["daemon", "--config", "/dev/null"]);
+        let daemon = Background::start(&mut command)?;
+        open.maker = Some(daemon.id());
+        open.holds.push(daemon);
         let socket = self.place.path().join("state/lockne.sock");
         until("lockne", || {
             Ok(socket.exists() && run(&mut self.lockne(&["status"])).is_ok())
@@ -336,20 +336,24 @@ impl Scene {
         };
         let ends = [
             (&self.home, "h", self.home_conf(false), "10.8.0.2"),
-            (&self.far, "f", self.far_conf(false), INSIDE),
+            (&self.far, "f", self.far_conf(false), "10.8.0.1"),
         ];
         for (namespace, letter, conf, address) in ends {
             // Its control sockets lie in one directory for the whole machine.
             let name = format!("b{}{letter}", std::process::id());
             let mut command = namespace.command(&program);
-            open.holds
-                .push(Background::start(command.args(["--foreground", &name]))?);
+            let tunnel = Background::start(command.args(["--foreground", &name]))?;
+            open.maker.get_or_insert(tunnel.id());
+            open.holds.push(tunnel);
             let file = self.file("setconf", &conf)?;
             until("wireguard-go", || {
                 run(namespace.command("wg").args(["setconf", &name]).arg(&file)).map(|_| true)
             })?;
             namespace.ip(&format!("address add {address}/24 dev {name}"))?;
             namespace.ip(&format!("link set {name} mtu 1420 up"))?;
+            if letter == "h" {
+                namespace.ip(&format!("route add {SERVER}/32 dev {name}"))?;
+            }
         }
         Ok(())
     }
@@ -418,26 +422,30 @@ impl Open<'_> {
         command
     }
 
-    /// The address of the server on this way.
-    fn server(&self) -> &'static str {
-        if Way::TUNNELS.contains(&self.way) {
-            INSIDE
-        } else {
-            SERVER
-        }
+    /// What the process that makes the way has in memory, in MiB.
+    pub(crate) fn memory(&self) -> Result<Option<f64>> {
+        let Some(id) = self.maker else {
+            return Ok(None);
+        };
+        let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+        let kib: f64 = line.context("no `VmRSS`")?.trim().parse()?;
+        Ok(Some(kib / 1024.0))
     }
 
     /// A load of our own.
     pub(crate) fn load(&self, what: &str, words: &[&str]) -> Command {
         let mut command = self.command(&self.scene.programs.load);
-        command.args([what, self.server()]).args(words);
+        command.args([what, SERVER]).args(words);
         command
     }
 
     /// A load of iperf3.
     pub(crate) fn iperf3(&self, is_reverse: bool) -> Command {
         let mut command = self.command(Path::new("iperf3"));
-        command.args(["-J", "-c", self.server()]);
+        command.args(["-J", "-c", SERVER]);
         if is_reverse {
             command.arg("-R");
         }
