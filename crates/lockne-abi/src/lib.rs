@@ -44,6 +44,12 @@ pub mod name {
     /// Array of one number: not 0 once a process under a policy that can mark packets has made a
     /// socket, so that the guard must ask sockets for their marks.
     pub const STRICT: &str = "STRICT";
+    /// The variable by which the daemon makes the guard ask, until it has read [`STRICT`].
+    pub const ASSUMED: &str = "ASSUMED";
+    /// The map that the loader makes of what the daemon writes: [`ASSUMED`].
+    pub const DATA: &str = ".data";
+    /// The map that the loader makes of what the programs write: whether one of them has set [`STRICT`].
+    pub const BSS: &str = ".bss";
     /// Per-CPU array of one number: how many children have inherited a policy so far.
     pub const FORKS: &str = "FORKS";
     /// Per-CPU array from policy id to [`Counters`](crate::Counters).

@@ -16,6 +16,7 @@ mod reading;
 mod remove;
 mod rules;
 mod stamp;
+mod strict;
 pub(crate) mod sys;
 mod unix;
 
@@ -90,6 +91,7 @@ impl Kernel {
         let resolvers = take(&mut ebpf, name::RESOLVERS)?;
         let rules = rules::Maps::take(&mut ebpf)?;
         hook::attach(&ebpf, pins)?;
+        strict::settle(&mut ebpf)?;
         let missing = match unix.and_then(|program| unix::attach(&program, pins)) {
             Ok(()) => Vec::new(),
             Err(error) => {
@@ -277,6 +279,16 @@ impl Kernel {
             .get(&0, 0)
             .map_err(Error::map(name::OVERFLOW))?;
         Ok(flag != 0)
+    }
+
+    /// Whether the guard asks each packet for its socket, which takes longer: a policed program was seen that can
+    /// mark packets.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn is_strict(&self) -> Result<bool, Error> {
+        strict::is_on(&self.ebpf)
     }
 
     /// Stamps a policy on what arrives by a device, or stops that. The device must be in the network

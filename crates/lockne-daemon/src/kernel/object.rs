@@ -70,10 +70,13 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
     check_owner(pins, &config)?;
     let types = aya::Btf::from_sys_fs().map_err(|error| Error::load(error.into()))?;
 
+    // What the programs before have noted is not known until they are out of the way.
+    let assumed = u32::from(pins.join(name::STRICT).exists());
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(&types))
         .override_global(name::CONFIG, &config, true)
+        .override_global(name::ASSUMED, &assumed, true)
         .map_max_entries(name::PROCESSES, config.max_processes / PROCESSES_PER_PAGE);
     for map in &MAPS {
         loader.map_pin_path(map.name, pins.join(map.name));

@@ -25,6 +25,7 @@ use crate::{
 tests! {
     everything_holds_without_a_daemon,
     next_daemon_adopts_everything,
+    guard_is_as_strict_under_the_next_daemon,
     there_is_no_gap_while_a_daemon_replaces_another,
     adoption_replaces_every_program_within_its_link,
     pins_may_be_in_a_bpffs_of_somebody_else,
@@ -89,6 +90,23 @@ fn next_daemon_adopts_everything() {
     let after = world.kernel().counters(policy).unwrap();
     assert_eq!((after.tx_packets, after.rx_packets), (2, 2));
     assert_eq!(probe.ask("of-child"), mark(7));
+}
+
+fn guard_is_as_strict_under_the_next_daemon() {
+    let mut world = World::new();
+    world.tunnel_policy(7);
+    world.open();
+    assert!(!world.kernel().is_strict().unwrap());
+    let mut probe = policed(&mut world, 7);
+    // It runs as root, so it can mark packets.
+    assert_eq!(probe.ask("socket udp4"), "ok");
+    assert!(world.kernel().is_strict().unwrap());
+
+    for _ in 0..2 {
+        world.open();
+
+        assert!(world.kernel().is_strict().unwrap());
+    }
 }
 
 /// A datagram and its echo through the tunnel, and another pair past it.
