@@ -6,6 +6,7 @@
 
 #![no_std]
 
+pub mod flow;
 pub mod observe;
 mod rules;
 

@@ -14,6 +14,7 @@ use futures_util::StreamExt as _;
 use lockne_core::{
     api::{Lifetime, Removed, Run, Running, TunnelState},
     policy::{Action, Policy, PolicyId, Terms},
+    rule::Existing,
     tunnel::TunnelName,
 };
 use tokio::{
@@ -347,14 +348,15 @@ impl Daemon {
         let id = self.policy(terms.clone()).await?;
         caller.police(pid, &handle, present(self).as_ref(), &terms)?;
         let terms = self.effective(id).unwrap_or(terms);
-        let before = self.kernel.process(pid);
+        let before = self.kernel.standing(pid);
         self.kernel.set_process(pid, Some(id))?;
-        match inherited::bind(handle.as_fd(), pid, self.options.field, id, &terms) {
+        let reset = Existing::Reset;
+        match inherited::bind(handle.as_fd(), pid, self.options.field, id, &terms, reset) {
             Ok(0) => {}
             Ok(1) => notices.push("1 open connection of this program was cut".to_owned()),
             Ok(cut) => notices.push(format!("{cut} open connections of this program were cut")),
             Err(error) => {
-                self.kernel.set_process(pid, before)?;
+                self.kernel.set_standing(pid, before)?;
                 return Err(error.into());
             }
         }

@@ -11,7 +11,10 @@ use std::{
 
 use ipnet::IpNet;
 use lockne_abi::MarkField;
-use lockne_core::policy::{Action, PolicyId, Terms};
+use lockne_core::{
+    policy::{Action, PolicyId, Terms},
+    rule::Existing,
+};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use socket2::{Domain, Socket};
 
@@ -71,7 +74,7 @@ impl Error {
 ///
 /// A connection keeps its source address, so in another way than its own it could only be silent.
 /// What stays on this machine, or goes where the policy lets it go directly, stays whole; so does
-/// every connection under `direct`. Whoever else holds the same socket feels the change too.
+/// every connection under `direct`, or if `existing` ones are kept. Whoever else holds the same socket feels the change too.
 ///
 /// # Errors
 ///
@@ -82,6 +85,7 @@ pub(crate) fn bind(
     field: MarkField,
     id: PolicyId,
     terms: &Terms,
+    existing: Existing,
 ) -> Result<u32, Error> {
     let mut seen = BTreeSet::new();
     let mut cut = 0;
@@ -103,7 +107,7 @@ pub(crate) fn bind(
         };
         let socket = Socket::from(fd);
         cut += u32::from(
-            bind_socket(&socket, field, id, terms).map_err(|source| Error::Bind {
+            bind_socket(&socket, field, id, terms, existing).map_err(|source| Error::Bind {
                 pid,
                 number,
                 source,
@@ -133,14 +137,21 @@ fn sockets(pid: u32) -> Result<Vec<(RawFd, String)>, Error> {
 }
 
 /// Returns whether the socket had a connection that was cut.
-fn bind_socket(socket: &Socket, field: MarkField, id: PolicyId, terms: &Terms) -> io::Result<bool> {
+fn bind_socket(
+    socket: &Socket,
+    field: MarkField,
+    id: PolicyId,
+    terms: &Terms,
+    existing: Existing,
+) -> io::Result<bool> {
     let is_inet = matches!(socket.domain()?, Domain::IPV4 | Domain::IPV6);
     if !is_inet || !is_of_this_netns(socket) {
         return Ok(false);
     }
     let mark = socket.mark()?;
     let is_connected = socket.peer_addr().is_ok();
-    if field.policy(mark) == id.get() || is_connected && terms.action == Action::Direct {
+    let stays = terms.action == Action::Direct || existing == Existing::Keep;
+    if field.policy(mark) == id.get() || is_connected && stays {
         return Ok(false);
     }
     socket.set_mark(field.stamp(mark, id.get()))?;

@@ -230,7 +230,12 @@ impl Kernel {
     ///
     /// As [`set_process`](Self::set_process).
     pub fn exempt(&mut self, pid: u32) -> Result<(), Error> {
-        self.reading.processes.set(pid, Member::chosen(0))
+        self.set_standing(pid, Member::chosen(0))
+    }
+
+    /// Puts a process where [`Reading::standing`] found it.
+    pub(crate) fn set_standing(&mut self, pid: u32, member: Member) -> Result<(), Error> {
+        self.reading.processes.set(pid, member)
     }
 
     /// Gives a process a policy by a rule, unless it has another one than `from` by now or one that was

@@ -205,6 +205,16 @@ impl Wireguard {
         self.watched.status().await
     }
 
+    /// How many bytes have come, beside those in [`status`](Self::status), only to say that a far end is there.
+    #[must_use]
+    pub fn keepalives(&self) -> u64 {
+        match &self.watched.device {
+            // It counts them among the rest.
+            Device::Kernel(_) => 0,
+            Device::Embedded(device) => device.keepalives(),
+        }
+    }
+
     /// Waits until the tunnel is dead: mostly, because somebody deleted its interface.
     pub fn died(&self) -> impl Future<Output = Error> + Send + 'static + use<> {
         let name = self.name.to_string();

@@ -259,7 +259,7 @@ fn by_file(
         let length = read_name(&mut place.name, text);
         // One that fills the room was cut off.
         let at_place = if length < MAX_PLACE_NAME as i64 {
-            PLACES.get(&*place)
+            PLACES.get(*place)
         } else {
             None
         };

@@ -1,5 +1,6 @@
 //! lockne's own build tasks: `cargo xtask WORD`.
 
+mod bench;
 mod demos;
 mod ebpf;
 mod fuzz;
@@ -30,6 +31,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Run the tests on other kernels, in virtual machines
     Kernels(kernels::Args),
+    /// Measure lockne beside what one would use instead
+    Bench(bench::Args),
 }
 
 fn main() -> Result<()> {
@@ -47,5 +50,6 @@ fn main() -> Result<()> {
         Task::Talk(args) => talk::run(root, &args),
         Task::Fuzz(args) => fuzz::run(root, &args),
         Task::Kernels(args) => kernels::run(root, &args),
+        Task::Bench(args) => bench::run(root, &args),
     }
 }

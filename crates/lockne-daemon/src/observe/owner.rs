@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::MetadataExt as _,
+    },
 };
 
 use aya::{
@@ -90,7 +93,7 @@ fn note_process(owners: &mut SkStorage<&mut MapData, Owner>, pid: i32) -> io::Re
     Ok(())
 }
 
-fn owner_of(pid: i32) -> io::Result<Owner> {
+pub(super) fn owner_of(pid: i32) -> io::Result<Owner> {
     let text = fs::read(format!("/proc/{pid}/comm"))?;
     let mut name = [0; 16];
     let length = text
@@ -99,8 +102,13 @@ fn owner_of(pid: i32) -> io::Result<Owner> {
         .unwrap_or(text.len())
         .min(15);
     name[..length].copy_from_slice(&text[..length]);
-    let pid = pid.cast_unsigned();
-    Ok(Owner { name, pid })
+    let uid = fs::metadata(format!("/proc/{pid}"))?.uid();
+    Ok(Owner {
+        name,
+        pid: pid.cast_unsigned(),
+        uid,
+        metered: 0,
+    })
 }
 
 /// Whether what is sent by the socket are packets of the network.

@@ -134,21 +134,16 @@ impl InForce<'_> {
                 let _ended_too = kernel.set_by_rule(*pid, Some(policy), now);
                 continue;
             }
-            let cut = match existing {
-                Existing::Keep => 0,
-                Existing::Reset => {
-                    let bound =
-                        inherited::bind(process.handle.as_fd(), *pid, self.field, policy, terms);
-                    bound.unwrap_or_else(|error| {
-                        warn!(
-                            pid,
-                            ?error,
-                            "connections of a program that a rule names may stay as they were"
-                        );
-                        0
-                    })
-                }
-            };
+            let handle = process.handle.as_fd();
+            let bound = inherited::bind(handle, *pid, self.field, policy, terms, existing);
+            let cut = bound.unwrap_or_else(|error| {
+                warn!(
+                    pid,
+                    ?error,
+                    "sockets of a program that a rule names may stay as they were"
+                );
+                0
+            });
             moved.push(Moved {
                 pid: *pid,
                 rule,

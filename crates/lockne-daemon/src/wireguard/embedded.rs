@@ -14,13 +14,14 @@ use super::{
     death::Death,
     peer::{Peer, PeerState},
     tun::{Tun, TunRecv, TunSend},
-    udp::Sockets,
+    udp::{Keepalives, Sockets},
 };
 
 /// A running WireGuard.
 pub(super) struct Embedded {
     name: String,
     device: device::Device<(Sockets, TunSend, TunRecv)>,
+    keepalives: Keepalives,
 }
 
 /// What the device needs beside its configuration, looked up by the caller.
@@ -41,8 +42,9 @@ impl Embedded {
     ) -> Result<Self, Error> {
         let Settings { name, port, .. } = settings;
         let (send, recv) = tun.split(settings.mtu, death);
+        let keepalives = Keepalives::default();
         let mut builder = DeviceBuilder::new()
-            .with_udp(Sockets::new(death))
+            .with_udp(Sockets::new(death, &keepalives))
             .with_ip_pair(send, recv)
             .with_private_key((*config.private_key.secret_bytes()).into())
             .with_listen_port(port)
@@ -61,7 +63,13 @@ impl Embedded {
         Ok(Self {
             name: name.to_owned(),
             device,
+            keepalives,
         })
+    }
+
+    /// The bytes of messages without content that came, which [`peers`](Self::peers) does not count.
+    pub(super) fn keepalives(&self) -> u64 {
+        self.keepalives.bytes()
     }
 
     /// What is known about every peer.

@@ -4,6 +4,10 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use gotatun::{
@@ -20,21 +24,48 @@ use super::death::Death;
 /// The kernel's default of 208 KiB loses one datagram in six under load.
 const BUFFER_BYTES: usize = 4 << 20;
 
+/// A message of WireGuard that carries data, and none: how a far end says that it is there.
+const KEEPALIVE_BYTES: usize = 32;
+const DATA: [u8; 4] = [4, 0, 0, 0];
+
+/// How many bytes of messages without content have come. gotatun counts the content only, so that a far end which
+/// hears us and has nothing to say would look like one that is gone.
+///
+/// They are not decrypted here. Who forges them can make a dead tunnel look alive, so that its programs stay silent,
+/// and no more.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Keepalives(Arc<AtomicU64>);
+
+impl Keepalives {
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    fn count(&self, datagram: &[u8]) {
+        if datagram.len() == KEEPALIVE_BYTES && datagram.starts_with(&DATA) {
+            self.0.fetch_add(KEEPALIVE_BYTES as u64, Relaxed);
+        }
+    }
+}
+
 /// Opens sockets, whose end is told to the [`Death`].
 pub(super) struct Sockets {
     death: Death,
+    keepalives: Keepalives,
 }
 
 /// Datagrams from peers.
 pub(super) struct Receiver {
     socket: UdpSocket,
     death: Death,
+    keepalives: Keepalives,
 }
 
 impl Sockets {
-    pub(super) fn new(death: &Death) -> Self {
+    pub(super) fn new(death: &Death, keepalives: &Keepalives) -> Self {
         Self {
             death: death.clone(),
+            keepalives: keepalives.clone(),
         }
     }
 }
@@ -67,6 +98,7 @@ impl UdpTransportFactory for Sockets {
         let receiver = Receiver {
             socket: socket.clone(),
             death: self.death.clone(),
+            keepalives: self.keepalives.clone(),
         };
         Ok((socket, receiver))
     }
@@ -93,6 +125,9 @@ impl UdpRecv for Receiver {
 
     async fn recv_from(&mut self, pool: &mut PacketBufPool) -> io::Result<(Packet, SocketAddr)> {
         let result = self.socket.recv_from(pool).await;
+        if let Ok((packet, _)) = &result {
+            self.keepalives.count(packet);
+        }
         result.map_err(|error| self.death.fatal(error))
     }
 
@@ -102,13 +137,19 @@ impl UdpRecv for Receiver {
         pool: &mut PacketBufPool,
         packets: &mut Vec<(Packet, SocketAddr)>,
     ) -> io::Result<()> {
+        let before = packets.len();
         loop {
             let result = self.socket.recv_many_from(buffer, pool, packets).await;
             match result {
                 // Short of memory: the next datagram may do better.
                 Err(error) if is_passing(&error) => tokio::task::yield_now().await,
                 Err(error) => return Err(self.death.fatal(error)),
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    for (packet, _) in packets.iter().skip(before) {
+                        self.keepalives.count(packet);
+                    }
+                    return Ok(());
+                }
             }
         }
     }
@@ -123,4 +164,22 @@ fn is_passing(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::ENOMEM | libc::ENOBUFS | libc::EINTR)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_data_without_content_is_a_keepalive() {
+        let keepalives = Keepalives::default();
+        let mut datagram = [0; 80];
+
+        for (kind, length) in [(4, 32), (4, 48), (4, 80), (1, 32), (2, 32), (4, 16), (4, 0)] {
+            datagram[0] = kind;
+            keepalives.count(&datagram[..length]);
+        }
+
+        assert_eq!(keepalives.bytes(), 32);
+    }
 }

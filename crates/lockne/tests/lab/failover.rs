@@ -61,7 +61,9 @@ fn programs_use_the_second_provider_while_the_first_is_dead() {
 }
 
 fn programs_use_the_second_tunnel_while_the_first_is_down() {
-    let home = Home::with_tunnels();
+    let home = Home::new();
+    let _daemon = home.daemon();
+    home.tunnels_up();
     let (a, b) = (&home.lab.provider_a, &home.lab.provider_b);
     let hammers = Hammers::start(&home, "a,b", addresses(a));
 

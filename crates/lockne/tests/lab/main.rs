@@ -17,6 +17,7 @@ mod explain;
 mod failover;
 mod family;
 mod fault;
+mod flows;
 mod footprint;
 mod hole;
 mod home;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         ("explain", explain::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
+        ("flows", flows::TESTS),
         ("hole", hole::TESTS),
         ("monitor", monitor::TESTS),
         ("leaktest", leaktest::TESTS),
