@@ -53,8 +53,11 @@ fn main() -> ExitCode {
     // As the interpreter of a script: the path of that comes first.
     if env::args().nth(2).as_deref() == Some("mark-first") {
         let mut out = std::io::stdout();
-        std::io::Write::write_fmt(&mut out, format_args!("{}\n", probe::mark_of_new().unwrap()))
-            .unwrap();
+        std::io::Write::write_fmt(
+            &mut out,
+            format_args!("{}\n", probe::mark_of_new().unwrap()),
+        )
+        .unwrap();
         return ExitCode::SUCCESS;
     }
     let arguments = Arguments::from_args();

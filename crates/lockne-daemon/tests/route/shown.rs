@@ -17,7 +17,9 @@ pub(crate) fn everything_shown() -> String {
     .map(ip)
     .concat();
     // The kernel makes those by itself, some time after a device is up.
-    let lines = shown.lines().filter(|line| !line.starts_with("local fe80:"));
+    let lines = shown
+        .lines()
+        .filter(|line| !line.starts_with("local fe80:"));
     lines.collect::<Vec<_>>().join("\n")
 }
 
