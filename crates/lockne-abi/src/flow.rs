@@ -91,6 +91,8 @@ pub const fn key(cookie: u64, remote: Option<([u64; 2], u16)>) -> u64 {
 }
 
 /// The place where a flow is looked for in the `way`th try.
+#[expect(clippy::inline_always, reason = "called for each packet")]
+#[expect(clippy::cast_possible_truncation, reason = "there are fewer places")]
 #[inline(always)]
 #[must_use]
 pub const fn place(key: u64, way: u32) -> u32 {

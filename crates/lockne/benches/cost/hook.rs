@@ -212,7 +212,7 @@ impl<'a> Bench<'a> {
             let hooks = HOOKS.map(|(_, hook)| Empty::attach(hook));
             hooks.into_iter().collect()
         };
-        let before = (round % 2 == 0).then(attach_empty).transpose()?;
+        let before = round.is_multiple_of(2).then(attach_empty).transpose()?;
         let daemon = place.daemon()?;
         Ok(Self {
             empty: before.map_or_else(attach_empty, Ok)?,

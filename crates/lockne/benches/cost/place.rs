@@ -1,6 +1,7 @@
 //! A small internet with a lockne of its own.
 
 use std::{
+    fmt::Write as _,
     fs,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -93,7 +94,10 @@ impl Place {
             let program = self.dir.path().join(format!("program-{i}"));
             fs::write(&program, "")?;
             let program = program.display();
-            text += &format!("[[rule]]\nname = \"r{i}\"\nexe = \"{program}\"\nvia = \"direct\"\n");
+            writeln!(
+                text,
+                "[[rule]]\nname = \"r{i}\"\nexe = \"{program}\"\nvia = \"direct\""
+            )?;
         }
         let next = self.config().with_extension("next");
         fs::write(&next, text)?;
@@ -102,7 +106,7 @@ impl Place {
             return Ok(());
         }
         let last = format!("\"r{}\"", count - 1);
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while !self.must(&["status", "--json"])?.contains(&last) {
             ensure!(Instant::now() < deadline, "{count} rules are not in force");
             std::thread::sleep(Duration::from_millis(20));

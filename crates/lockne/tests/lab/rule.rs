@@ -593,8 +593,8 @@ fn detached_program_is_left_alone_by_rules_over_fork_and_exec() {
             .success()
     );
     ruled.program("app");
-    let rules = names(&shell, "a") + &names(&app, "a");
-    ruled.write(&rules);
+    let text = names(&shell, "a") + &names(&app, "a");
+    ruled.write(&text);
     let _daemon = ruled.daemon();
     wait_until("the tunnel is up", || ruled.is_up("a"));
     let probe = patient(Action::Tcp, ORIGINS[0]);
@@ -617,10 +617,10 @@ fn detached_program_is_left_alone_by_rules_over_fork_and_exec() {
             ruled.home.must(["detach", "--pid", &pid.to_string()]);
             assert_eq!(ruled.way_of(pid), None);
             // A change of the rules looks at all programs.
-            ruled.write(&(rules.clone() + &rule(&format!("more{pid}"), "\"block\"")));
+            ruled.write(&(text.clone() + &rule(&format!("more{pid}"), "\"block\"")));
             ruled.wait("another rule is there", |it| it.rules.len() == 3);
             assert_eq!(ruled.way_of(pid), None);
-            ruled.write(&rules);
+            ruled.write(&text);
             ruled.wait("it is gone", |it| it.rules.len() == 2);
         }
 

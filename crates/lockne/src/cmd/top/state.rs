@@ -326,12 +326,11 @@ impl State {
             'b' => Wish::Block(pids),
             _ => {
                 let policy = self.rows.get(self.selected).and_then(|row| row.policy);
-                match policy.and_then(|policy| self.ledger.terms.get(&policy)) {
-                    Some(terms) => Wish::Reset(pids, Box::new(terms.clone())),
-                    None => {
-                        self.answer = Some("only connections under a policy are cut".to_owned());
-                        Wish::Nothing
-                    }
+                if let Some(terms) = policy.and_then(|policy| self.ledger.terms.get(&policy)) {
+                    Wish::Reset(pids, Box::new(terms.clone()))
+                } else {
+                    self.answer = Some("only connections under a policy are cut".to_owned());
+                    Wish::Nothing
                 }
             }
         }
