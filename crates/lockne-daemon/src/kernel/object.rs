@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, MapInfo},
-    programs::{Program, ProgramType},
+    programs::{Program, ProgramError, ProgramType},
     sys::{BpfHelper, is_helper_supported},
 };
 use lockne_abi::{
@@ -64,6 +64,26 @@ const TRACEPOINTS: [(&str, &str); 3] = [
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lockne.bpf.o"));
 
+/// How often a program is given to the verifier that is cut short each time.
+const TRIES: u32 = 100;
+
+/// Loads a program again while the verifier is interrupted: it gives up when a signal is pending (`bpf_check`).
+pub(crate) fn patiently(
+    mut load: impl FnMut() -> Result<(), ProgramError>,
+) -> Result<(), ProgramError> {
+    let interrupted = |error: &ProgramError| {
+        matches!(error, ProgramError::LoadError { io_error, .. }
+            if io_error.raw_os_error() == Some(libc::EAGAIN))
+    };
+    for _ in 1..TRIES {
+        match load() {
+            Err(error) if interrupted(&error) => {}
+            result => return result,
+        }
+    }
+    load()
+}
+
 /// Loads every map and program, and pins the maps. Maps that are pinned already are used as they are.
 pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
     let config = config(field, processes(pins)?)?;
@@ -89,7 +109,7 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
     copy.set(0, config, 0).map_err(Error::map(name::LOADED))?;
 
     for (name, program) in ebpf.programs_mut() {
-        let result = match program {
+        let result = patiently(|| match program {
             // It is on a hook that Aya does not know.
             _ if name == name::CONNECT_UNIX => Ok(()),
             Program::CgroupSock(program) => program.load(),
@@ -102,7 +122,7 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
                 .find(|(of, _)| *of == name)
                 .map_or(Ok(()), |(_, tracepoint)| program.load(tracepoint, &types)),
             _ => Ok(()),
-        };
+        });
         result.map_err(|error| Error::program(name, error))?;
     }
     Ok(ebpf)
