@@ -464,8 +464,6 @@ pub struct Renames {
 pub struct Config {
     /// The cookie of the network namespace the programs act in.
     pub netns_cookie: u64,
-    /// The inode of the same namespace.
-    pub netns_inode: u32,
     /// [`MarkField::shift`].
     pub mark_shift: u32,
     /// How many process ids [`name::PROCESSES`] has room for.
@@ -480,8 +478,8 @@ pub struct Config {
     pub signal_live: u32,
     /// Byte offset of `sock_common.skc_net`.
     pub sock_net: u32,
-    /// Byte offset of the namespace inode in `struct net`.
-    pub net_inode: u32,
+    /// Byte offset of `net.net_cookie`.
+    pub net_cookie: u32,
     /// 1 where `bpf_set_retval` exists (Linux 5.18), else 0.
     pub has_set_retval: u32,
     /// Byte offset of `bpf_sock_addr_kern.uaddr`.
@@ -528,6 +526,8 @@ pub struct Config {
     pub cred_user_ns: u32,
     /// Byte offset of `user_namespace.level`.
     pub user_ns_level: u32,
+    /// Nothing.
+    pub padding: u32,
 }
 
 const _: () = assert!(size_of::<Policy>() == 12);
@@ -551,7 +551,7 @@ mod user {
     unsafe impl aya::Pod for Resolvers {}
     // SAFETY: 20 `u32`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Renames {}
-    // SAFETY: a `u64` and thirty-two `u32`, so no padding; every bit pattern is valid.
+    // SAFETY: a `u64` and thirty-two `u32`, so no hidden padding; every bit pattern is valid.
     unsafe impl aya::Pod for Config {}
 }
 

@@ -195,7 +195,7 @@ fn is_question(ctx: &SkBuffContext) -> bool {
 #[inline(always)]
 fn is_foreign(skb: *mut __sk_buff) -> bool {
     let mut head = [0_u64; SOCK_HEAD / size_of::<u64>()];
-    let mut inode = 0_u32;
+    let mut cookie = 0_u64;
     // SAFETY: the helper checks both addresses, and writes no more than the lengths say.
     unsafe {
         let sk = (*skb).__bindgen_anon_2.sk;
@@ -206,17 +206,17 @@ fn is_foreign(skb: *mut __sk_buff) -> bool {
             return false;
         }
         let net = head[(config::sock_net() as usize / size_of::<u64>()) % head.len()];
-        let at = net.wrapping_add(u64::from(config::net_inode()));
+        let at = net.wrapping_add(u64::from(config::net_cookie()));
         if bpf_probe_read_kernel(
-            (&raw mut inode).cast(),
-            size_of::<u32>() as u32,
+            (&raw mut cookie).cast(),
+            size_of::<u64>() as u32,
             at as *const _,
         ) != 0
         {
             return false;
         }
     }
-    inode != config::netns_inode()
+    cookie != config::netns_cookie()
 }
 
 /// The policy in the mark of the packet's socket, which sends or receives it; 0 if there is none.

@@ -13,7 +13,7 @@ use lockne_abi::{
     Place, Policy, Renames, Resolvers, RuleBits, RuleSet, Script, Seen, User, name,
 };
 
-use super::{Error, btf, namespace::Netns, sys};
+use super::{Error, btf, namespace, sys};
 
 /// A map and the sizes of its keys and values.
 pub(super) struct Shape {
@@ -155,14 +155,12 @@ fn processes(pins: &Path) -> Result<u32, Error> {
 }
 
 fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
-    let netns = Netns::current()?;
     let types = btf::Btf::of_kernel()?;
     let has_set_retval =
         is_helper_supported(ProgramType::CgroupSock, BpfHelper::BPF_FUNC_set_retval)
             .map_err(|error| Error::program("probe", error))?;
     Ok(Config {
-        netns_cookie: netns.cookie,
-        netns_inode: netns.inode,
+        netns_cookie: namespace::current()?,
         mark_shift: field.shift(),
         max_processes,
         task_tgid: types.offset("task_struct", "tgid")?,
@@ -170,7 +168,7 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         task_signal: types.offset("task_struct", "signal")?,
         signal_live: types.offset("signal_struct", "live")?,
         sock_net: types.offset("sock", "__sk_common.skc_net.net")?,
-        net_inode: types.offset("net", "ns.inum")?,
+        net_cookie: types.offset("net", "net_cookie")?,
         has_set_retval: has_set_retval.into(),
         unix_address: types.offset("bpf_sock_addr_kern", "uaddr").unwrap_or(0),
         unix_length: types.offset("bpf_sock_addr_kern", "uaddrlen").unwrap_or(0),
@@ -197,6 +195,7 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         cred_effective: types.offset("cred", "cap_effective")?,
         cred_user_ns: types.offset("cred", "user_ns")?,
         user_ns_level: types.offset("user_namespace", "level")?,
+        padding: 0,
     })
 }
 
