@@ -4,8 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::pending,
     io,
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
-    path::Path,
+    os::fd::AsFd as _,
     pin::pin,
     time::{Duration, Instant},
 };
@@ -35,7 +34,7 @@ use crate::{
     inherited,
     kernel::Kernel,
     leftover,
-    peer::has_ended,
+    process::{has_ended, own_netns},
     ready::{Announce, Ready},
     record::{self, Record},
     route::Netlink,
@@ -89,7 +88,7 @@ impl Daemon {
     /// Where nothing was before, nothing is left if that fails.
     pub(crate) async fn start(options: Options, lock: Lock) -> Result<Self, Error> {
         let field = options.field;
-        let netns = namespace()?;
+        let netns = own_netns().map_err(Error::Namespace)?;
         let record = Record::read(&options.state.record())?;
         if let Some(record) = &record {
             if record.netns != netns {
@@ -543,7 +542,7 @@ impl Daemon {
         let record = Record {
             version: record::VERSION,
             mark_shift: self.options.field.shift(),
-            netns: namespace()?,
+            netns: own_netns().map_err(Error::Namespace)?,
             policies: self.policies(),
             tunnels: self.tunnels.values().map(|it| it.request.clone()).collect(),
             config: self.configured.kept(),
@@ -615,11 +614,4 @@ async fn until(deadline: Option<time::Instant>) {
         Some(deadline) => time::sleep_until(deadline).await,
         None => pending().await,
     }
-}
-
-/// The inode of the network namespace of this thread.
-fn namespace() -> Result<u64, Error> {
-    let file = Path::new("/proc/thread-self/ns/net");
-    let metadata = file.metadata().map_err(Error::Namespace)?;
-    Ok(metadata.ino())
 }

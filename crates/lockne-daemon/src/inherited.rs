@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd, RawFd},
 };
 
@@ -164,7 +165,7 @@ fn bind_socket(
 }
 
 /// In another network namespace our bits of the mark are somebody else's.
-fn is_of_this_netns(socket: &Socket) -> bool {
+pub(crate) fn is_of_this_netns(socket: &Socket) -> bool {
     let ours = Socket::new(Domain::UNIX, socket2::Type::DGRAM, None);
     let ours = ours.and_then(|ours| cookie_of(ours.as_fd())).ok();
     // Where the kernel does not tell, it is taken for ours: better bound than free.
@@ -179,8 +180,36 @@ fn stays_whole(socket: &Socket, lan: &BTreeSet<IpNet>) -> bool {
     let ip = |address: io::Result<socket2::SockAddr>| {
         address.ok()?.as_socket().map(|it| it.ip().to_canonical())
     };
-    let (Some(peer), local) = (ip(socket.peer_addr()), ip(socket.local_addr())) else {
-        return false;
-    };
-    peer.is_loopback() || local == Some(peer) || lan.iter().any(|prefix| prefix.contains(&peer))
+    is_near(ip(socket.local_addr()), ip(socket.peer_addr()), lan)
+}
+
+/// Whether a connection works with every policy: it stays on this machine, or goes past the tunnel.
+pub(crate) fn is_near(
+    local: Option<IpAddr>,
+    remote: Option<IpAddr>,
+    lan: &BTreeSet<IpNet>,
+) -> bool {
+    remote.is_some_and(|remote| {
+        remote.is_loopback()
+            || local == Some(remote)
+            || lan.iter().any(|prefix| prefix.contains(&remote))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_to_this_machine_or_past_the_tunnel_is_near() {
+        let lan = BTreeSet::from(["192.168.1.0/24".parse().unwrap()]);
+        let near =
+            |local: &str, remote: &str| is_near(local.parse().ok(), remote.parse().ok(), &lan);
+
+        assert!(near("127.0.0.1", "127.0.0.53"));
+        assert!(near("10.0.0.1", "10.0.0.1"));
+        assert!(near("10.0.0.1", "192.168.1.9"));
+        assert!(!near("10.0.0.1", "203.0.113.7"));
+        assert!(!near("10.0.0.1", "-"));
+    }
 }

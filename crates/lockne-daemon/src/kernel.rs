@@ -315,14 +315,7 @@ impl Kernel {
                 Err(error) => Err(Error::map(name::DEVICES)(error)),
             };
         };
-        let device = Device {
-            name,
-            index: ifindex,
-        };
-        device.check()?;
-        self.devices
-            .insert(ifindex, u32::from(policy.get()), 0)
-            .map_err(Error::map(name::DEVICES))?;
+        let device = self.note_device(ifindex, name, policy)?;
         stamp::attach(&mut self.ebpf, &self.pins, device).map(drop)
     }
 
@@ -350,6 +343,17 @@ impl Kernel {
         name: &str,
         policy: PolicyId,
     ) -> Result<(), Error> {
+        let device = self.note_device(ifindex, name, policy)?;
+        stamp::attach_clsact(&mut self.ebpf, device)
+    }
+
+    /// Says what is stamped on a device, before that begins.
+    fn note_device<'a>(
+        &mut self,
+        ifindex: u32,
+        name: &'a str,
+        policy: PolicyId,
+    ) -> Result<Device<'a>, Error> {
         let device = Device {
             name,
             index: ifindex,
@@ -358,13 +362,13 @@ impl Kernel {
         self.devices
             .insert(ifindex, u32::from(policy.get()), 0)
             .map_err(Error::map(name::DEVICES))?;
-        stamp::attach_clsact(&mut self.ebpf, device)
+        Ok(device)
     }
 }
 
 /// Whether the kernel tells the cookie of a network namespace.
 pub(crate) fn has_netns_cookie() -> bool {
-    namespace::Netns::current().is_ok()
+    namespace::current().is_ok()
 }
 
 /// The hooks at the root of the cgroups where somebody's program allows none beside it, by the name of our program

@@ -35,3 +35,15 @@ pub enum Devices {
     /// These.
     Named(Vec<String>),
 }
+
+impl Devices {
+    /// Those of these names; without any, all.
+    #[must_use]
+    pub fn of(names: &[String]) -> Self {
+        if names.is_empty() {
+            Self::All
+        } else {
+            Self::Named(names.to_vec())
+        }
+    }
+}

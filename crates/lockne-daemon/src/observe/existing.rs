@@ -12,6 +12,7 @@ use netlink_packet_sock_diag::{
 };
 
 use super::owner;
+use crate::process;
 use crate::socket;
 
 /// `TCP_ESTABLISHED`, which a connected UDP socket has too.
@@ -84,15 +85,10 @@ fn bytes(address: IpAddr) -> [u8; 16] {
 /// Who has which socket open, by the socket's inode. Processes that end meanwhile have none.
 fn owners() -> HashMap<u64, Owner> {
     let mut owners = HashMap::new();
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    for process in processes {
-        let Some(pid) = process.file_name().to_str().and_then(|it| it.parse().ok()) else {
-            continue;
-        };
+    for pid in process::all().unwrap_or_default() {
         let mut owner = None;
-        let links = fs::read_dir(process.path().join("fd"))
-            .into_iter()
-            .flatten();
+        let links = fs::read_dir(format!("/proc/{pid}/fd"));
+        let links = links.into_iter().flatten();
         for link in links.flatten() {
             let target = fs::read_link(link.path()).unwrap_or_default();
             let inode = target
