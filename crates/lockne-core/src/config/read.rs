@@ -24,7 +24,16 @@ use crate::{
     wgquick::redact,
 };
 
-const TOP: [&str; 5] = ["tunnels", "rule", "default", "direct", "block"];
+const TOP: [&str; 8] = [
+    "tunnels",
+    "rule",
+    "default",
+    "direct",
+    "block",
+    "attach",
+    "switch",
+    "own_tunnels",
+];
 const TUNNEL: [&str; 8] = [
     "config",
     "interface",
@@ -252,7 +261,7 @@ impl Whole {
             let terms = self.terms(&mut reader, table, top.key("default"), complete);
             self.config.default = terms.map(|terms| Fallback { terms, existing });
         }
-        for key in ["direct", "block"] {
+        for key in ["direct", "block", "attach", "switch", "own_tunnels"] {
             if let Some(value) = top.get(key)
                 && let Some(table) = reader.table(value, key, "a permission")
                 && self.first(&mut reader, key, top.key(key))
@@ -261,7 +270,10 @@ impl Whole {
                 let who = who(&mut reader, table);
                 match key {
                     "direct" => self.config.direct = who,
-                    _ => self.config.block = who,
+                    "block" => self.config.block = who,
+                    "attach" => self.config.attach = who,
+                    "switch" => self.config.switch = who,
+                    _ => self.config.own_tunnels = who,
                 }
             }
         }
