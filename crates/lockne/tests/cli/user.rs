@@ -29,7 +29,7 @@ tests! { ROOTED:
     user_attaches_explains_and_detaches_only_what_is_wholly_his,
     by_name_a_user_gets_his_own_programs_and_those_of_them_that_are_his,
     thousand_idle_connections_of_one_user_shut_nobody_out,
-    fifty_clients_at_once_are_all_answered,
+    fifty_clients_at_once_each_get_what_they_asked_for,
 }
 
 const USER: u32 = 4242;
@@ -440,30 +440,104 @@ fn thousand_idle_connections_of_one_user_shut_nobody_out() {
     });
 }
 
-fn fifty_clients_at_once_are_all_answered() {
+fn fifty_clients_at_once_each_get_what_they_asked_for() {
     let place = Place::new();
-    let _daemon = place.daemon_granting(r#"[{"all":true,"block":true}]"#);
+    let _daemon = place.daemon_granting(
+        r#"[{"all":true,"block":true},{"users":[4200,4201],"attach":true},{"users":[4200],"switch":true}]"#,
+    );
+    let programs: Vec<_> = (0..50_u32)
+        .map(|number| {
+            let uid = 4200 + number % 3;
+            let own = format!("--reuid {uid} --regid {uid} --clear-groups");
+            (number % 5 != 0).then(|| Program::start(&place, &own, "sleep"))
+        })
+        .collect();
     let all = Barrier::new(50);
 
     thread::scope(|scope| {
-        let clients: Vec<_> = (0..50)
-            .map(|number| {
+        let clients: Vec<_> = (0..50_u32)
+            .zip(&programs)
+            .map(|(number, program)| {
                 let (place, all) = (&place, &all);
                 scope.spawn(move || {
-                    let script = "exec /proc/self/fd/7 run --block -- true";
-                    let mut command = lockne(place, 4200 + number % 3, script);
                     all.wait();
-                    command.output().unwrap()
+                    client(place, number, program.as_ref().map(Program::pid));
                 })
             })
             .collect();
         for client in clients {
-            let output = client.join().unwrap();
-            assert!(output.status.success(), "{output:?}");
+            client.join().unwrap();
         }
     });
 
     let (_, status) = ask(&place, 0, "GET", "/v1/status", "");
     let status: Status = serde_json::from_str(&status).unwrap();
     assert_eq!(status.policies.len(), 1, "the same terms are one policy");
+    let processes = &status.policies[0].processes;
+    let mut policed: Vec<_> = processes.iter().map(|process| process.pid).collect();
+    let mut wanted: Vec<_> = (0..50_u32)
+        .zip(&programs)
+        .filter(|(number, _)| number % 5 == 1 && number % 3 != 2)
+        .filter_map(|(_, program)| Some(program.as_ref()?.pid()))
+        .collect();
+    policed.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(policed, wanted);
+}
+
+/// One of fifty: what it asks for, and what it must get.
+fn client(place: &Place, number: u32, pid: Option<u32>) {
+    let uid = 4200 + number % 3;
+    let Some(pid) = pid else {
+        let script = format!("exec /proc/self/fd/7 run --block -- sh -c \"exit {number}\"");
+        let output = lockne(place, uid, &script).output().unwrap();
+        assert_eq!(
+            output.status.code(),
+            i32::try_from(number).ok(),
+            "{output:?}"
+        );
+        return;
+    };
+    let target = format!(r#"{{"pid":{pid}}}"#);
+    let attach = || ask(place, uid, "POST", "/v1/attach", &attach_body(&target));
+    let detach = format!(r#"{{"target":{target},"children":true}}"#);
+    let detach = || ask(place, uid, "POST", "/v1/detach", &detach);
+    match number % 5 {
+        1 if uid == 4202 => assert_eq!(attach().0, "403"),
+        1 => {
+            let (code, body) = attach();
+            assert_eq!(code, "200", "{body}");
+            let moved: Moved = serde_json::from_str(&body).unwrap();
+            let pids: Vec<_> = moved.processes.iter().map(|it| it.pid).collect();
+            assert_eq!(pids, [pid]);
+        }
+        2 => {
+            let (code, body) = ask(place, uid, "GET", "/v1/status", "");
+            assert_eq!(code, "200", "{body}");
+            let status: Status = serde_json::from_str(&body).unwrap();
+            let all = status.policies.iter().flat_map(|it| &it.processes);
+            for process in all {
+                let owner = std::fs::metadata(format!("/proc/{}", process.pid));
+                let owner = owner.map(|it| std::os::unix::fs::MetadataExt::uid(&it));
+                // It may have ended meanwhile.
+                assert!(
+                    owner.is_err() || owner.is_ok_and(|it| it == uid),
+                    "{status:?}"
+                );
+            }
+        }
+        3 => {
+            let (code, body) = ask(place, uid, "GET", &format!("/v1/processes/{pid}"), "");
+            assert_eq!(code, "200", "{body}");
+            let explanation: Explanation = serde_json::from_str(&body).unwrap();
+            assert_eq!((explanation.pid, explanation.uid), (pid, uid));
+            assert!(explanation.policy.is_none());
+        }
+        _ if uid == 4200 => {
+            assert_eq!(attach().0, "200");
+            assert_eq!(detach().0, "200");
+        }
+        // It has no policy, or may not get one.
+        _ => assert_ne!(detach().0, "200"),
+    }
 }

@@ -27,6 +27,7 @@ mod leaktest;
 mod monitor;
 mod network;
 mod older;
+mod order;
 mod path;
 mod peer;
 mod rule;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         ("leaktest", leaktest::TESTS),
         ("network", network::TESTS),
         ("older", older::TESTS),
+        ("order", order::TESTS),
         ("path", path::TESTS),
         ("peer", peer::TESTS),
         ("rule", rule::TESTS),

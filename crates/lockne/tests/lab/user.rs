@@ -169,7 +169,7 @@ fn policed_program_with_every_grant_frees_neither_itself_nor_others() {
     let tunnel = way::client(&home.lab.provider_a);
     let probe = probe(Action::Tcp, ORIGIN[0]);
     let conf = home.conf("other", &home.lab.provider_b);
-    let free = waiting(&home, &probe);
+    let free = waiting(&home, &probe.clone().on(SocketFrom::BeforeGo));
 
     for request in [
         "detach --pid $$".to_owned(),
