@@ -1,17 +1,31 @@
 //! Programs with several tunnels: the first that works, and never the home's own cable.
 
 use std::{
-    net::IpAddr,
+    env,
+    net::{IpAddr, SocketAddr},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use lockne_lab::{origin::Service, provider::Provider};
+use lockne_core::api::Explanation;
+use lockne_lab::{
+    origin::{HTTP_PORT, Service},
+    probe::{Action, Outcome, Probe},
+    provider::Provider,
+};
 
-use crate::{fault::Hammers, home::Home, tests};
+use crate::{
+    fault::Hammers,
+    home::{Daemon, Home, wait_until},
+    tests,
+    way::{ORIGIN, client},
+};
 
 tests! {
     programs_use_the_second_provider_while_the_first_is_dead,
     programs_use_the_second_tunnel_while_the_first_is_down,
+    tunnel_whose_probe_is_not_answered_is_left_though_its_far_end_lives needs ["ip"],
+    connections_are_cut_or_kept_as_the_rule_says needs ["ip", "cp"],
 }
 
 pub(crate) fn addresses(provider: &Provider) -> [IpAddr; 2] {
@@ -75,4 +89,87 @@ fn programs_use_the_second_tunnel_while_the_first_is_down() {
     home.tunnel_up("a", a);
     wait_until_by(&home, a);
     hammers.finish();
+}
+
+/// A configuration of both tunnels, the first with a probe at its far end.
+fn configured(home: &Home, rules: &str) -> Daemon {
+    let mut text = String::new();
+    for (name, provider, more) in [
+        ("a", &home.lab.provider_a, "probe = \"10.8.1.1\"\n"),
+        ("b", &home.lab.provider_b, ""),
+    ] {
+        let conf = home.conf(name, provider);
+        text += &format!("[tunnels.{name}]\nconfig = \"{}\"\n{more}", conf.display());
+    }
+    let config = home.write("lockne.toml", &(text + rules));
+    home.daemon_with(&["--config", config.to_str().unwrap()])
+}
+
+fn tunnel_whose_probe_is_not_answered_is_left_though_its_far_end_lives() {
+    let home = Home::new();
+    let _daemon = configured(&home, "");
+    let (a, b) = (&home.lab.provider_a, &home.lab.provider_b);
+    assert_eq!(
+        client(a)[0].to_string(),
+        "10.8.1.2",
+        "the probe is its far end"
+    );
+    let hammers = Hammers::start(&home, "a,b", addresses(a));
+
+    // What goes through the tunnel is carried and answered as before.
+    let mut ip = a.namespace().command("ip");
+    let deleted = ip
+        .args(["address", "delete", "10.8.1.1/24", "dev", "wg0"])
+        .status();
+    assert!(deleted.unwrap().success());
+
+    wait_until_by(&home, b);
+    hammers.finish();
+}
+
+fn connections_are_cut_or_kept_as_the_rule_says() {
+    let home = Home::new();
+    let mut rules = String::new();
+    let programs = ["keep", "reset"].map(|existing| {
+        let path = home.beside(existing);
+        // By a program of its own: a file that is open for writing in a process that forks cannot be executed.
+        let copy = Command::new("cp").arg(env::current_exe().unwrap()).arg(&path).status();
+        assert!(copy.unwrap().success());
+        rules += &format!(
+            "[[rule]]\nname = \"{existing}\"\nexe = \"{}\"\nvia = [\"a\", \"b\"]\nexisting = \"{existing}\"\n",
+            path.display()
+        );
+        path
+    });
+    let _daemon = configured(&home, &rules);
+    let hold = Probe::new(Action::Hold, SocketAddr::new(ORIGIN[0], HTTP_PORT));
+    let [kept, reset] = programs.map(|program| {
+        let mut running = hold.start_as(home.lab.home.command(program)).unwrap();
+        running.wait_until_ready().unwrap();
+        running
+    });
+    let explain = || -> Explanation {
+        let text = home.must(["explain", "--json", &kept.pid().to_string()]);
+        serde_json::from_str(&text).unwrap()
+    };
+
+    home.ip("link set a down");
+
+    let report = reset.finish().unwrap();
+    assert!(
+        matches!(&report.outcome, Outcome::Ended { why, .. } if why == "ECONNABORTED"),
+        "{report:?}"
+    );
+    wait_until("it uses the other tunnel", || {
+        explain().tunnel.is_some_and(|it| it.name.as_str() == "b")
+    });
+    let sockets = explain().sockets;
+    let remote = Some(SocketAddr::new(ORIGIN[0], HTTP_PORT));
+    assert!(
+        sockets
+            .iter()
+            .any(|it| it.socket.remote == remote && it.socket.state == "established"),
+        "{sockets:?}"
+    );
+    home.assert_no_leak();
 }
