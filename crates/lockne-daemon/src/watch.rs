@@ -105,8 +105,8 @@ impl Watch {
 impl Names {
     fn and(self, other: Option<Self>) -> Self {
         match (self, other) {
-            (Self::These(these), Some(Self::These(those))) => Self::These(&these | &those),
-            (these, None) => these,
+            (Self::These(one), Some(Self::These(other))) => Self::These(&one | &other),
+            (names, None) => names,
             _ => Self::All,
         }
     }

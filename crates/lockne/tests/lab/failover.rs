@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lockne_core::api::Explanation;
+use lockne_core::api::{Explanation, TunnelState};
 use lockne_lab::{
     origin::{HTTP_PORT, Service},
     probe::{Action, Outcome, Probe},
@@ -24,7 +24,7 @@ use crate::{
 tests! {
     programs_use_the_second_provider_while_the_first_is_dead,
     programs_use_the_second_tunnel_while_the_first_is_down,
-    tunnel_whose_probe_is_not_answered_is_left_though_its_far_end_lives needs ["ip"],
+    tunnel_whose_probe_is_not_answered_is_left_though_its_far_end_lives,
     connections_are_cut_or_kept_as_the_rule_says needs ["ip", "cp"],
 }
 
@@ -117,13 +117,12 @@ fn tunnel_whose_probe_is_not_answered_is_left_though_its_far_end_lives() {
     let hammers = Hammers::start(&home, "a,b", addresses(a));
 
     // What goes through the tunnel is carried and answered as before.
-    let mut ip = a.namespace().command("ip");
-    let deleted = ip
-        .args(["address", "delete", "10.8.1.1/24", "dev", "wg0"])
-        .status();
-    assert!(deleted.unwrap().success());
-
+    let ignore = "ipv4/icmp_echo_ignore_all";
+    a.namespace().set(ignore, "1").unwrap();
     wait_until_by(&home, b);
+    // It is asked on, and heard again.
+    a.namespace().set(ignore, "0").unwrap();
+    wait_until_by(&home, a);
     hammers.finish();
 }
 
@@ -139,9 +138,15 @@ fn connections_are_cut_or_kept_as_the_rule_says() {
             "[[rule]]\nname = \"{existing}\"\nexe = \"{}\"\nvia = [\"a\", \"b\"]\nexisting = \"{existing}\"\n",
             path.display()
         );
+        // Those with the same terms are one policy, and one of them that cuts is enough for all.
+        rules += if existing == "keep" { "" } else { "lan = [\"198.18.0.0/15\"]\n" };
         path
     });
     let _daemon = configured(&home, &rules);
+    wait_until("the tunnels are up", || {
+        let tunnels = home.status().unwrap().tunnels;
+        tunnels.len() == 2 && tunnels.iter().all(|it| it.state == TunnelState::Up)
+    });
     let hold = Probe::new(Action::Hold, SocketAddr::new(ORIGIN[0], HTTP_PORT));
     let [kept, reset] = programs.map(|program| {
         let mut running = hold.start_as(home.lab.home.command(program)).unwrap();
@@ -153,7 +158,7 @@ fn connections_are_cut_or_kept_as_the_rule_says() {
         serde_json::from_str(&text).unwrap()
     };
 
-    home.ip("link set a down");
+    home.ip("link set dev a down");
 
     let report = reset.finish().unwrap();
     assert!(

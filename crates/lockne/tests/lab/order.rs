@@ -302,11 +302,14 @@ impl Order {
                 self.lockne(&["tunnel", "up", conf.to_str().unwrap()]);
             }
             17 => {
-                let how = dice.of(&["delete", "set down", "set up"]);
+                let how = dice.of(&["delete dev", "set down dev", "set up dev"]);
                 let mut command = self.home.lab.home.command("ip");
-                command.arg("link").args(how.split(' ').take(1)).arg(tunnel);
                 // It may not be there.
-                let output = command.args(how.split(' ').skip(1)).output();
+                let output = command
+                    .arg("link")
+                    .args(how.split(' '))
+                    .arg(tunnel)
+                    .output();
                 drop(output.unwrap());
             }
             18 => flush(&self.home),
@@ -372,7 +375,7 @@ fn policed_programs_are_tunnelled_or_silent_in_whatever_order_things_happen() {
                     .lab
                     .home
                     .command("ip")
-                    .args(["link", "set", tunnel, "up"])
+                    .args(["link", "set", "dev", tunnel, "up"])
                     .output(),
             );
             let now = order.home.run(["--via", tunnel], &probe);
