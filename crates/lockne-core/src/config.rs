@@ -20,12 +20,16 @@
 //!
 //! [default]                               # what no rule matches; without it, that stays as it is
 //! via = "direct"
+//!
+//! [metrics]                               # for Prometheus; without it, nothing listens
+//! listen = "127.0.0.1:9108"
 //! ```
 //!
 //! Nothing here looks at the system: texts come in, and either a whole configuration comes out or every problem
 //! of it.
 
 pub mod assign;
+mod metrics;
 mod permission;
 mod problem;
 mod program;
@@ -41,6 +45,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use self::{
+    metrics::Metrics,
     permission::Who,
     problem::{Error, Problem},
     program::{Miss, Program},
@@ -73,6 +78,8 @@ pub struct Config {
     pub direct: Who,
     /// Who may use `block` without being root.
     pub block: Who,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<Metrics>,
     /// Where each rule stands.
     pub places: BTreeMap<RuleName, Place>,
 }

@@ -180,6 +180,7 @@ impl Daemon {
         announce: Announce,
     ) -> Result<(), Error> {
         let (sender, mut commands) = mpsc::channel(64);
+        self.configured.metrics.start(sender.clone()).await;
         let (stop, stopped) = oneshot::channel::<()>();
         let mut server = pin!(server::serve(
             listener,
@@ -301,6 +302,7 @@ impl Daemon {
                 };
                 drop(reply.send(status));
             }
+            Command::Metrics(reply) => drop(reply.send(self.measure().await)),
             Command::Run(caller, run, reply) => drop(reply.send(self.run(&caller, run).await)),
             Command::Explain(pid, reply) => drop(reply.send(self.explain(pid).await)),
             // Whoever asked has thought better of it: then nothing is changed.
