@@ -67,7 +67,7 @@ pub(crate) enum Command {
     Status(Caller, Reply<Status>),
     Metrics(Reply<Samples>),
     Run(Caller, Run, Reply<Running>),
-    Explain(u32, Reply<Explanation>),
+    Explain(Caller, u32, Reply<Explanation>),
     Attach(Caller, Attach, Reply<Moved>),
     Detach(Caller, Detach, Reply<Moved>),
     TunnelUp(Caller, TunnelUp, Reply<TunnelStatus>),
@@ -190,9 +190,8 @@ async fn explain(
     Asker(caller): Asker,
     pid: Result<Path<u32>, PathRejection>,
 ) -> Answer<Explanation> {
-    caller.root()?;
     let Path(pid) = pid.map_err(|rejection| Error::BadRequest(rejection.body_text()))?;
-    ask(&commands, |reply| Command::Explain(pid, reply)).await
+    ask(&commands, |reply| Command::Explain(caller, pid, reply)).await
 }
 
 async fn attach(
@@ -200,7 +199,7 @@ async fn attach(
     Asker(caller): Asker,
     Body(request): Body<Attach>,
 ) -> Answer<Moved> {
-    caller.root()?;
+    caller.attach()?;
     let permit = with_tunnel(&commands, &caller, request.tunnel.as_ref()).await?;
     answer(permit, |reply| Command::Attach(caller, request, reply)).await
 }
@@ -210,7 +209,6 @@ async fn detach(
     Asker(caller): Asker,
     Body(request): Body<Detach>,
 ) -> Answer<Moved> {
-    caller.root()?;
     ask(&commands, |reply| Command::Detach(caller, request, reply)).await
 }
 

@@ -25,7 +25,17 @@ use crate::{
     wgquick::redact,
 };
 
-const TOP: [&str; 6] = ["tunnels", "rule", "default", "direct", "block", "metrics"];
+const TOP: [&str; 9] = [
+    "tunnels",
+    "rule",
+    "default",
+    "direct",
+    "block",
+    "attach",
+    "switch",
+    "own_tunnels",
+    "metrics",
+];
 const TUNNEL: [&str; 8] = [
     "config",
     "interface",
@@ -259,7 +269,7 @@ impl Whole {
         {
             self.config.metrics = metrics(&mut reader, table);
         }
-        for key in ["direct", "block"] {
+        for key in ["direct", "block", "attach", "switch", "own_tunnels"] {
             if let Some(value) = top.get(key)
                 && let Some(table) = reader.table(value, key, "a permission")
                 && self.first(&mut reader, key, top.key(key))
@@ -268,7 +278,10 @@ impl Whole {
                 let who = who(&mut reader, table);
                 match key {
                     "direct" => self.config.direct = who,
-                    _ => self.config.block = who,
+                    "block" => self.config.block = who,
+                    "attach" => self.config.attach = who,
+                    "switch" => self.config.switch = who,
+                    _ => self.config.own_tunnels = who,
                 }
             }
         }

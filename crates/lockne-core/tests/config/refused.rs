@@ -52,6 +52,8 @@ fn unknown_keys() {
     assert_snapshot!(instead("config =", "file ="));
     assert_snapshot!(instead("[[rule]]", "[[rules]]"));
     assert_snapshot!(instead("[[rule]]", "[rule]"));
+    assert_snapshot!(instead("[[rule]]", "[atach]\nusers = \"all\"\n[[rule]]"));
+    assert_snapshot!(instead("[[rule]]", "[attach]\nuser = [\"ada\"]\n[[rule]]"));
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn leaktest_without_a_network_is_an_error() {
 }
 
 /// Takes the program of a pinned link off its hook, as `bpftool link detach` does.
-fn detach(pin: &Path) {
+pub(crate) fn detach(pin: &Path) {
     const OBJ_GET: i64 = 7;
     const LINK_DETACH: i64 = 34;
     let path = std::ffi::CString::new(pin.to_str().unwrap()).unwrap();

@@ -28,6 +28,7 @@ mod metrics;
 mod monitor;
 mod network;
 mod older;
+mod order;
 mod path;
 mod peer;
 mod rule;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         ("leaktest", leaktest::TESTS),
         ("network", network::TESTS),
         ("older", older::TESTS),
+        ("order", order::TESTS),
         ("path", path::TESTS),
         ("peer", peer::TESTS),
         ("rule", rule::TESTS),
