@@ -47,6 +47,7 @@ impl Daemon {
             self.tunnel_up_for(caller, tunnel).await?;
         }
         let (terms, mut notices) = self.ready(caller, request.terms).await?;
+        notices.extend(self.tell_of_open_sockets(&terms));
         let id = self.policy(terms.clone()).await?;
         let terms = self.effective(id).unwrap_or(terms);
         let existing = request.existing.unwrap_or(match terms.action {

@@ -7,6 +7,7 @@ mod client;
 mod cmd;
 mod failure;
 mod flow;
+mod hidden;
 mod output;
 mod resolv_conf;
 mod sigpipe;
