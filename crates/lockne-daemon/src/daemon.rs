@@ -120,6 +120,9 @@ impl Daemon {
         let mut kernel = Kernel::open(&options.state.pins(), field)?;
         // Started by a policed program, its tunnels' own packets would go into themselves.
         kernel.exempt(std::process::id())?;
+        for feature in &options.without {
+            kernel.forgo(*feature)?;
+        }
         let mut daemon = Self {
             authority: Authority::new(options.permissions.clone()),
             owners: Owners::new(),
@@ -374,6 +377,7 @@ impl Daemon {
             notices,
             resolvers: self.resolvers(&terms),
             search: self.search_domains(&terms),
+            open_sockets: self.open_sockets(&terms),
         })
     }
 
@@ -453,7 +457,6 @@ impl Daemon {
             notices.clear();
         }
         self.check_resolvers(&terms)?;
-        notices.extend(self.open_sockets(&terms));
         Ok((terms, notices))
     }
 

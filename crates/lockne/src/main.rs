@@ -9,6 +9,7 @@ mod cmd;
 mod documented;
 mod failure;
 mod flow;
+mod hidden;
 mod output;
 mod resolv_conf;
 mod sigpipe;
