@@ -49,6 +49,7 @@ impl Daemon {
         let (terms, mut notices) = self.ready(caller, request.terms).await?;
         // Judged before a policy is made for nothing, and again when nothing can come in between.
         self.police(caller, &roots, Some(&terms))?;
+        notices.extend(self.tell_of_open_sockets(&terms));
         let id = self.policy(terms.clone()).await?;
         self.police(caller, &roots, Some(&terms))?;
         let terms = self.effective(id).unwrap_or(terms);

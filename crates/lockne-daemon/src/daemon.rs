@@ -120,6 +120,9 @@ impl Daemon {
         let mut kernel = Kernel::open(&options.state.pins(), field)?;
         // Started by a policed program, its tunnels' own packets would go into themselves.
         kernel.exempt(std::process::id())?;
+        for feature in &options.without {
+            kernel.forgo(*feature)?;
+        }
         let mut daemon = Self {
             authority: Authority::new(options.permissions.clone()),
             owners: Owners::new(),
@@ -180,6 +183,7 @@ impl Daemon {
         announce: Announce,
     ) -> Result<(), Error> {
         let (sender, mut commands) = mpsc::channel(64);
+        self.configured.metrics.start(sender.clone()).await;
         let (stop, stopped) = oneshot::channel::<()>();
         let mut server = pin!(server::serve(
             listener,
@@ -301,6 +305,7 @@ impl Daemon {
                 };
                 drop(reply.send(status));
             }
+            Command::Metrics(reply) => drop(reply.send(self.measure().await)),
             Command::Run(caller, run, reply) => drop(reply.send(self.run(&caller, run).await)),
             Command::Explain(caller, pid, reply) => {
                 drop(reply.send(self.explain(&caller, pid).await));
@@ -372,6 +377,7 @@ impl Daemon {
             notices,
             resolvers: self.resolvers(&terms),
             search: self.search_domains(&terms),
+            open_sockets: self.open_sockets(&terms),
         })
     }
 
@@ -451,7 +457,6 @@ impl Daemon {
             notices.clear();
         }
         self.check_resolvers(&terms)?;
-        notices.extend(self.open_sockets(&terms));
         Ok((terms, notices))
     }
 

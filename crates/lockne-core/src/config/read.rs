@@ -13,6 +13,7 @@ use toml::{
 
 use super::{
     Config, Error, Fallback, Place, Source, Text, Tunnel, Who,
+    metrics::metrics,
     problem::{Problem, list, nearest},
     value::{Reader, Table, Value, id, printable, shown},
 };
@@ -24,7 +25,7 @@ use crate::{
     wgquick::redact,
 };
 
-const TOP: [&str; 8] = [
+const TOP: [&str; 9] = [
     "tunnels",
     "rule",
     "default",
@@ -33,6 +34,7 @@ const TOP: [&str; 8] = [
     "attach",
     "switch",
     "own_tunnels",
+    "metrics",
 ];
 const TUNNEL: [&str; 8] = [
     "config",
@@ -260,6 +262,12 @@ impl Whole {
             let existing = existing(&mut reader, table);
             let terms = self.terms(&mut reader, table, top.key("default"), complete);
             self.config.default = terms.map(|terms| Fallback { terms, existing });
+        }
+        if let Some(value) = top.get("metrics")
+            && let Some(table) = reader.table(value, "metrics", "`[metrics]`")
+            && self.first(&mut reader, "metrics", top.key("metrics"))
+        {
+            self.config.metrics = metrics(&mut reader, table);
         }
         for key in ["direct", "block", "attach", "switch", "own_tunnels"] {
             if let Some(value) = top.get(key)

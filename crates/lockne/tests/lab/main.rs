@@ -24,6 +24,7 @@ mod footprint;
 mod hole;
 mod home;
 mod leaktest;
+mod metrics;
 mod monitor;
 mod network;
 mod older;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         ("fault", fault::TESTS),
         ("flows", flows::TESTS),
         ("hole", hole::TESTS),
+        ("metrics", metrics::TESTS),
         ("monitor", monitor::TESTS),
         ("leaktest", leaktest::TESTS),
         ("network", network::TESTS),
