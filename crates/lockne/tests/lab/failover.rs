@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    fmt::Write as _,
     net::{IpAddr, SocketAddr},
     process::Command,
     time::{Duration, Instant},
@@ -99,7 +100,12 @@ fn configured(home: &Home, rules: &str) -> Daemon {
         ("b", &home.lab.provider_b, ""),
     ] {
         let conf = home.conf(name, provider);
-        text += &format!("[tunnels.{name}]\nconfig = \"{}\"\n{more}", conf.display());
+        write!(
+            text,
+            "[tunnels.{name}]\nconfig = \"{}\"\n{more}",
+            conf.display()
+        )
+        .unwrap();
     }
     let config = home.write("lockne.toml", &(text + rules));
     home.daemon_with(&["--config", config.to_str().unwrap()])
@@ -134,10 +140,8 @@ fn connections_are_cut_or_kept_as_the_rule_says() {
         // By a program of its own: a file that is open for writing in a process that forks cannot be executed.
         let copy = Command::new("cp").arg(env::current_exe().unwrap()).arg(&path).status();
         assert!(copy.unwrap().success());
-        rules += &format!(
-            "[[rule]]\nname = \"{existing}\"\nexe = \"{}\"\nvia = [\"a\", \"b\"]\nexisting = \"{existing}\"\n",
-            path.display()
-        );
+        write!(rules, "[[rule]]\nname = \"{existing}\"\nexe = \"{}\"\nvia = [\"a\", \"b\"]\nexisting = \"{existing}\"\n",
+            path.display()).unwrap();
         // Those with the same terms are one policy, and one of them that cuts is enough for all.
         rules += if existing == "keep" { "" } else { "lan = [\"198.18.0.0/15\"]\n" };
         path
