@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use lockne_lab::probe::{Action, Outcome};
+use lockne_lab::probe::{Action, Options, Outcome};
 use serde_json::Value;
 
 use crate::{
@@ -142,8 +142,17 @@ fn prometheus_scrapes_what_programs_did_and_every_metric_is_there() {
             );
         }
     }
+    let past = Options {
+        bind_device: Some("eth0".to_owned()),
+        ..Options::default()
+    };
     let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).unwrap();
-    home.run(["--block"], &probe(Action::UdpUnconnected, ORIGIN[0]));
+    for to in ORIGIN {
+        home.run(
+            by_hand,
+            &probe(Action::UdpUnconnected, to).with(past.clone()),
+        );
+    }
 
     wait_until("the tunnels are looked at", || {
         measured
@@ -187,10 +196,7 @@ fn prometheus_scrapes_what_programs_did_and_every_metric_is_there() {
             format!("lockne_policy_receive_bytes_total{by_hand}"),
             policy.traffic.rx_bytes,
         ),
-        (
-            "lockne_policy_refused_total{via=\"block\"} > bool 0".to_owned(),
-            1,
-        ),
+        (format!("lockne_policy_refused_total{by_hand}"), 2),
         (
             "sum(lockne_policy_tunnel_active{rule=\"shop\"})".to_owned(),
             1,
