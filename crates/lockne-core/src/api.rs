@@ -19,8 +19,12 @@
 mod attach;
 mod config;
 mod explain;
+mod room;
 
-pub use self::config::{ConfigStatus, RuleStatus};
+pub use self::{
+    config::{ConfigStatus, RuleStatus},
+    room::Room,
+};
 
 use std::{collections::BTreeSet, net::IpAddr, net::SocketAddr, path::PathBuf};
 
@@ -160,6 +164,9 @@ pub struct Status {
     /// The configuration, if the daemon has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<ConfigStatus>,
+    /// How many process ids there is room for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<Room>,
 }
 
 /// Whether a daemon runs.

@@ -12,6 +12,7 @@ mod action;
 mod attach;
 mod compare;
 mod counter;
+mod desktop;
 mod dns;
 mod escape;
 mod event;
@@ -24,6 +25,7 @@ mod footprint;
 mod hole;
 mod home;
 mod leaktest;
+mod mend;
 mod monitor;
 mod network;
 mod older;
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         ("action", action::TESTS),
         ("attach", attach::TESTS),
         ("counter", counter::TESTS),
+        ("desktop", desktop::TESTS),
         ("dns", dns::TESTS),
         ("failover", failover::TESTS),
         ("compare", compare::TESTS),
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         ("hole", hole::TESTS),
         ("monitor", monitor::TESTS),
         ("leaktest", leaktest::TESTS),
+        ("mend", mend::TESTS),
         ("network", network::TESTS),
         ("older", older::TESTS),
         ("path", path::TESTS),
