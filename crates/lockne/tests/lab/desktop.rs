@@ -72,7 +72,8 @@ impl Hierarchy {
 
 impl Drop for Hierarchy {
     fn drop(&mut self) {
-        drop(rustix::mount::unmount(self.0.path(), UnmountFlags::DETACH));
+        // So that the directory can be removed.
+        let _unmounted = rustix::mount::unmount(self.0.path(), UnmountFlags::DETACH);
     }
 }
 
