@@ -21,10 +21,12 @@ mod attach;
 mod config;
 mod explain;
 mod metrics;
+mod room;
 
 pub use self::{
     config::{ConfigStatus, RuleStatus},
     metrics::MetricsStatus,
+    room::Room,
 };
 
 use std::{collections::BTreeSet, net::IpAddr, net::SocketAddr, path::PathBuf};
@@ -178,6 +180,9 @@ pub struct Status {
     /// The configuration, if the daemon has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<ConfigStatus>,
+    /// How many process ids there is room for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<Room>,
 }
 
 /// Whether a daemon runs.

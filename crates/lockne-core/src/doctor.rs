@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::plan::Family;
+use crate::{api::Room, plan::Family};
 
 /// What was seen of a machine. Nothing that is `None` could be seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct Facts {
     pub nscd: bool,
     /// Whether the machine has IPv6.
     pub ipv6: bool,
+    /// How many process ids lockne has room for, where it is active.
+    pub room: Option<Room>,
 }
 
 /// A rule that somebody else has made.
@@ -129,6 +131,7 @@ pub fn examine(facts: &Facts) -> Diagnosis {
     findings.extend(neighbour::services(facts));
     findings.extend(network(facts));
     findings.extend(names(facts));
+    findings.extend(facts.room.as_ref().map(room));
     Diagnosis {
         works: findings.iter().all(|it| it.level != Level::Failure),
         findings,
@@ -183,6 +186,17 @@ fn network(facts: &Facts) -> Vec<Finding> {
         );
     }
     findings
+}
+
+fn room(room: &Room) -> Finding {
+    match room.warning() {
+        Some((warning, remedy)) => finding("process-ids", Level::Warning, warning).remedy(remedy),
+        None => finding(
+            "process-ids",
+            Level::Good,
+            format!("room for each of {} process ids", room.pid_max),
+        ),
+    }
 }
 
 fn names(facts: &Facts) -> Vec<Finding> {
@@ -376,6 +390,11 @@ mod tests {
             hosts: Some("mymachines resolve [!UNAVAIL=return] files myhostname".to_owned()),
             nscd: true,
             ipv6: false,
+            room: Some(Room {
+                ids: 32_768,
+                pid_max: 65_536,
+                exceeded: true,
+            }),
             ..machine()
         };
 

@@ -32,6 +32,7 @@ use crate::{
     daemon::Daemon,
     error::Error,
     kernel::{self, Kernel},
+    wireguard::Endpoints,
 };
 
 impl Daemon {
@@ -40,11 +41,12 @@ impl Daemon {
         &mut self,
         caller: &Caller,
         request: Attach,
+        found: Option<Endpoints>,
     ) -> Result<Moved, Error> {
         let roots = target::resolve(&request.target, caller)?;
         Self::require_sane(&request.terms)?;
         if let Some(tunnel) = request.tunnel {
-            self.tunnel_up_for(caller, tunnel).await?;
+            self.tunnel_up_for(caller, tunnel, found).await?;
         }
         let (terms, mut notices) = self.ready(caller, request.terms).await?;
         // Judged before a policy is made for nothing, and again when nothing can come in between.

@@ -514,11 +514,7 @@ impl Daemon {
         let made: BTreeSet<TunnelName> = new.iter().map(|(it, _)| it.name.clone()).collect();
         self.configured.tunnels = &(&self.configured.tunnels & &needed) | &made;
         for (request, config) in new {
-            let tunnel = Tunnel {
-                request,
-                config,
-                wireguard: None,
-            };
+            let tunnel = Tunnel::new(request, config);
             self.tunnels.insert(tunnel.request.name.clone(), tunnel);
         }
     }
@@ -535,11 +531,7 @@ impl Daemon {
             return Ok(false);
         };
         let config = self.parse(&request)?;
-        let tunnel = Tunnel {
-            request,
-            config,
-            wireguard: None,
-        };
+        let tunnel = Tunnel::new(request, config);
         self.tunnels.insert(name.clone(), tunnel);
         self.configured.tunnels.insert(name.clone());
         Ok(true)

@@ -20,6 +20,7 @@ use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
+    task,
     time::{self, MissedTickBehavior},
 };
 use tracing::{info, warn};
@@ -34,19 +35,21 @@ use crate::{
     inherited,
     kernel::Kernel,
     leftover,
+    mend::{Lines, Pace, spare},
     process::{has_ended, own_netns},
     ready::{Announce, Ready},
+    reconcile::{Cause, InPlace},
     record::{self, Record},
+    room,
     route::Netlink,
     rules::Installed,
     server::{self, Command},
     service, socket,
     state_dir::{Lock, remove_socket},
-    tunnels::{Deaths, Restored, Tunnel},
+    tunnels::{Deaths, Lookups, Restored, Tunnel},
+    wireguard::{self, Endpoints},
 };
 
-/// Events that come together, as when a device goes away with all its routes, are answered together.
-const SETTLE: Duration = Duration::from_millis(20);
 /// How often a daemon that ends with its last job looks whether that has ended.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a daemon that ends with its last job waits for its first one.
@@ -70,11 +73,18 @@ pub(crate) struct Daemon {
     pub(crate) owners: Owners,
     pub(crate) authority: Authority,
     pub(crate) deaths: Deaths,
+    pub(crate) lookups: Lookups,
+    /// What cannot be answered before a name is looked up.
+    waiting: Vec<Command>,
     pub(crate) stubs: BTreeMap<PolicyId, Stub>,
     /// What was stamped by this process, so that it is not done again for nothing.
     pub(crate) stamps: BTreeMap<u32, PolicyId>,
     pub(crate) configured: Configured,
     pub(crate) failover: Failover,
+    /// What this daemon has put in place, so that what others undo can be told from what has to change.
+    pub(crate) in_place: Option<InPlace>,
+    pub(crate) pace: Pace,
+    pub(crate) lines: Lines,
     pub(crate) had_job: bool,
     /// Whether a program was detached that kept connections by a policy's way.
     pub(crate) keeps_connections: bool,
@@ -134,10 +144,15 @@ impl Daemon {
             policies: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             deaths: Deaths::new(),
+            lookups: Lookups::new(),
+            waiting: Vec::new(),
             stubs: BTreeMap::new(),
             stamps: BTreeMap::new(),
             configured: Configured::new(Installed::new(field)?),
             failover: Failover::default(),
+            in_place: None,
+            pace: Pace::default(),
+            lines: Lines::new(Instant::now()),
             had_job: false,
             keeps_connections: false,
             deserted: None,
@@ -202,6 +217,9 @@ impl Daemon {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tunnels = time::interval(failover::LOOK);
         tunnels.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut room = time::interval(room::LOOK);
+        room.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut said = room::Said::default();
         let mut watchdog = service::watchdog().map(time::interval);
         announce.say(&Ready::Serving);
         service::ready();
@@ -214,7 +232,7 @@ impl Daemon {
                     }
                 }
                 Some(_) = changes.next() => {
-                    settled.get_or_insert_with(|| time::Instant::now() + SETTLE);
+                    settled = Some(self.soon(settled));
                 }
                 () = until(settled) => {
                     settled = self.heal().await;
@@ -223,9 +241,13 @@ impl Daemon {
                     // An error is the end of a vigil: the tunnel was taken down.
                     if let Ok((id, error)) = death {
                         self.bury(id, &error);
-                        settled.get_or_insert_with(|| time::Instant::now() + SETTLE);
+                        settled = Some(self.soon(settled));
                     }
                 }
+                // An error is the end of a lookup that nobody waits for.
+                Some(found) = self.lookups.join_next_with_id() => if let Ok((id, found)) = found {
+                    settled = self.names_came(id, found, settled).await;
+                },
                 _ = tunnels.tick(), if choice => self.look_at_tunnels().await,
                 () = Configured::changed(self.configured.watch.as_ref()) => {
                     reload = Some(time::Instant::now() + WRITTEN);
@@ -240,19 +262,12 @@ impl Daemon {
                 () = self.configured.installed.changed() => self.refresh_rules(),
                 _ = look.tick(), if self.options.lifetime == Lifetime::UntilLastJob => {
                     let unasked = commands.capacity() == commands.max_capacity();
-                    if unasked && self.is_idle() {
+                    if unasked && self.waiting.is_empty() && self.is_idle() {
                         break None;
                     }
                 }
-                () = turn(&mut watchdog) => {
-                    service::alive();
-                    service::status(&format!(
-                        "{} policies, {} tunnels, {} programs",
-                        self.policies.len(),
-                        self.tunnels.len(),
-                        self.kernel.policed().count()
-                    ));
-                }
+                _ = room.tick() => said.look(&self.kernel),
+                () = turn(&mut watchdog) => self.tell_service(),
                 _ = terminate.recv() => break None,
                 _ = interrupt.recv() => break None,
                 () = &mut server => unreachable!("the server ends when it is stopped"),
@@ -306,22 +321,37 @@ impl Daemon {
                 drop(reply.send(status));
             }
             Command::Metrics(reply) => drop(reply.send(self.measure().await)),
-            Command::Run(caller, run, reply) => drop(reply.send(self.run(&caller, run).await)),
+            Command::Run(_, _, _, reply) if reply.is_closed() => {}
+            Command::Run(caller, run, found, reply) => {
+                match self.run(&caller, run.clone(), found.clone()).await {
+                    Err(Error::LookingUp) => {
+                        self.waiting.push(Command::Run(caller, run, found, reply));
+                    }
+                    answer => drop(reply.send(answer)),
+                }
+            }
             Command::Explain(caller, pid, reply) => {
                 drop(reply.send(self.explain(&caller, pid).await));
             }
             // Whoever asked has thought better of it: then nothing is changed.
-            Command::Attach(_, _, reply) | Command::Detach(_, _, reply) if reply.is_closed() => {}
-            Command::Attach(caller, request, reply) => {
-                drop(reply.send(self.attach(&caller, request).await));
+            Command::Attach(_, _, _, reply) | Command::Detach(_, _, reply) if reply.is_closed() => {
+            }
+            Command::Attach(caller, request, found, reply) => {
+                match self.attach(&caller, request.clone(), found.clone()).await {
+                    Err(Error::LookingUp) => {
+                        let attach = Command::Attach(caller, request, found, reply);
+                        self.waiting.push(attach);
+                    }
+                    answer => drop(reply.send(answer)),
+                }
             }
             Command::Detach(caller, request, reply) => {
                 drop(reply.send(self.detach(&caller, &request)));
             }
-            Command::TunnelUp(caller, request, reply) => {
+            Command::TunnelUp(caller, request, found, reply) => {
                 // Whoever asked has thought better of it.
                 if !reply.is_closed() {
-                    drop(reply.send(self.tunnel_up_for(&caller, request).await));
+                    drop(reply.send(self.tunnel_up_for(&caller, request, found).await));
                 }
             }
             Command::TunnelDown(caller, name, reply) => {
@@ -332,11 +362,16 @@ impl Daemon {
         None
     }
 
-    async fn run(&mut self, caller: &Caller, run: Run) -> Result<Running, Error> {
+    async fn run(
+        &mut self,
+        caller: &Caller,
+        run: Run,
+        found: Option<Endpoints>,
+    ) -> Result<Running, Error> {
         let (pid, handle) = caller.peer.process()?;
         Self::require_sane(&run.terms)?;
         if let Some(request) = run.tunnel {
-            self.tunnel_up_for(caller, request).await?;
+            self.tunnel_up_for(caller, request, found).await?;
         }
         let (terms, mut notices) = self.ready(caller, run.terms).await?;
         // Judged before a policy is made for nothing, and again when nothing can come in between.
@@ -439,6 +474,9 @@ impl Daemon {
             self.restore_tunnels().await;
             self.enforce().await?;
         }
+        if terms.tunnels().any(|name| self.is_looked_up(name)) {
+            return Err(Error::LookingUp);
+        }
         let mut notices = Vec::new();
         for name in terms.tunnels() {
             let status = self.tunnel_status(name).await?;
@@ -495,16 +533,54 @@ impl Daemon {
             .find(|id| !self.policies.contains_key(id))
     }
 
+    /// Tells the service manager that we live, and what we have.
+    fn tell_service(&self) {
+        service::alive();
+        service::status(&format!(
+            "{} policies, {} tunnels, {} programs",
+            self.policies.len(),
+            self.tunnels.len(),
+            self.kernel.policed().count()
+        ));
+    }
+
+    /// Goes on with what has waited for names; returns when to try again, if need be.
+    async fn names_came(
+        &mut self,
+        lookup: task::Id,
+        found: Result<Endpoints, wireguard::Error>,
+        planned: Option<time::Instant>,
+    ) -> Option<time::Instant> {
+        let next = match self.looked_up(lookup, found) {
+            Restored::All => self.heal().await,
+            Restored::Partly => planned.or_else(|| Some(time::Instant::now() + RETRY)),
+        };
+        for command in std::mem::take(&mut self.waiting) {
+            // It may have to wait for another one; none of these ends the loop.
+            drop(self.answer(command).await);
+        }
+        next
+    }
+
+    /// When to answer news that come now, unless it is to be looked sooner.
+    fn soon(&mut self, planned: Option<time::Instant>) -> time::Instant {
+        let soon = time::Instant::now() + self.pace.wait(Instant::now());
+        planned.map_or(soon, |planned| planned.min(soon))
+    }
+
     /// Answers a change in the network that somebody else made; returns when to try again, if need be.
     async fn heal(&mut self) -> Option<time::Instant> {
+        self.pace.looked(Instant::now());
         let restored = self.restore_tunnels().await;
         if self.has_choice() {
             self.look_at_tunnels().await;
         }
-        let reconciled = self.reconcile().await;
+        let reconciled = self.reconcile_after(Cause::News).await;
         if let Err(error) = &reconciled {
             let error = error.refusal();
-            warn!(
+            spare!(
+                self.lines,
+                warn,
                 ?error,
                 "cannot restore rules and routes; programs are silent where they are missing"
             );

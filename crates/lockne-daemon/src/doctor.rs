@@ -11,16 +11,18 @@ use lockne_core::doctor::{Facts, Symbol};
 use tokio::runtime;
 
 use crate::{
-    Error, kernel,
+    Error,
+    kernel::{self, Reading},
     route::{self, Netlink},
+    state_dir::StateDir,
 };
 
-/// What is seen from here, by root or by another user.
+/// What is seen from here, by root or by another user, of this machine and of the lockne in `state`.
 ///
 /// # Errors
 ///
 /// Fails if the rules of this network namespace cannot be listed.
-pub fn look(field: MarkField) -> Result<Facts, Error> {
+pub fn look(field: MarkField, state: &StateDir) -> Result<Facts, Error> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let rules = runtime
         .map_err(Error::Runtime)?
@@ -44,6 +46,7 @@ pub fn look(field: MarkField) -> Result<Facts, Error> {
         hosts: hosts(&text("/etc/nsswitch.conf")),
         nscd: Path::new("/run/nscd/socket").exists(),
         ipv6: route::has_ipv6() && text("/proc/sys/net/ipv6/conf/all/disable_ipv6").trim() == "0",
+        room: Reading::open(&state.pins()).and_then(|it| it.room()).ok(),
         release,
     })
 }

@@ -163,6 +163,9 @@ pub enum Error {
         /// The prefix past the tunnel.
         prefix: IpNet,
     },
+    /// The names of endpoints are being looked up; the request is answered when that has ended.
+    #[error("the endpoints of the tunnel are being looked up")]
+    LookingUp,
     /// The process that asked is gone, or not one we see.
     #[error("the process that asks cannot be seen from here")]
     NoProcess,

@@ -48,7 +48,6 @@ pub struct Kernel {
     pins: PathBuf,
     ebpf: Ebpf,
     reading: Reading,
-    overflow: Array<MapData, u32>,
     policies: Array<MapData, Policy>,
     lan: LpmTrie<MapData, LanKey, u8>,
     devices: HashMap<MapData, u32, u32>,
@@ -85,7 +84,6 @@ impl Kernel {
     fn load(pins: &Path, field: MarkField) -> Result<Self, Error> {
         let mut ebpf = object::load(pins, field)?;
         let unix = unix::load(&ebpf, pins);
-        let overflow = take(&mut ebpf, name::OVERFLOW)?;
         let policies = take(&mut ebpf, name::POLICIES)?;
         let lan = take(&mut ebpf, name::LAN)?;
         let devices = take(&mut ebpf, name::DEVICES)?;
@@ -104,7 +102,6 @@ impl Kernel {
             pins: pins.to_owned(),
             ebpf,
             reading: Reading::open(pins)?,
-            overflow,
             policies,
             lan,
             devices,
@@ -284,20 +281,6 @@ impl Kernel {
     /// If the kernel refuses; the rules before stay in force then.
     pub(crate) fn set_rules(&mut self, sheet: &Sheet) -> Result<(), Error> {
         self.rules.replace(sheet)
-    }
-
-    /// Whether a child of a policed process could not be recorded, because `kernel.pid_max` was
-    /// raised: since then, processes with such ids get no sockets.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses.
-    pub fn has_overflowed(&self) -> Result<bool, Error> {
-        let flag = self
-            .overflow
-            .get(&0, 0)
-            .map_err(Error::map(name::OVERFLOW))?;
-        Ok(flag != 0)
     }
 
     /// Whether the guard asks each packet for its socket, which takes longer: a policed program was seen that can

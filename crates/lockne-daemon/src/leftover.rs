@@ -51,6 +51,7 @@ pub fn status(state: &StateDir) -> Result<Option<Status>, Error> {
         mark_mask: field.mask(),
         policies,
         tunnels: Vec::new(),
+        room: Some(kernel.room()?),
     }))
 }
 

@@ -9,7 +9,23 @@ use lockne_core::{
 };
 use tracing::info;
 
-use crate::{daemon::Daemon, error::Error, kernel};
+use crate::{daemon::Daemon, error::Error, kernel, mend::spare};
+
+/// Why it is looked at the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Somebody asked us for something.
+    Request,
+    /// Somebody changed the network.
+    News,
+}
+
+/// What was put in place last.
+pub(crate) struct InPlace {
+    desired: plan::Desired,
+    /// The first rule of others.
+    foreign: Option<u32>,
+}
 
 impl Daemon {
     /// Computes what should be true as a whole and changes what is not.
@@ -17,6 +33,11 @@ impl Daemon {
     /// The guard comes before the routes: a device that is not the tunnel's any more is closed before a
     /// packet can be routed anew. So do the stamps: an answer can arrive on a new device at once.
     pub(crate) async fn reconcile(&mut self) -> Result<(), Error> {
+        self.reconcile_after(Cause::Request).await
+    }
+
+    /// The same, where `cause` says how to tell of it.
+    pub(crate) async fn reconcile_after(&mut self, cause: Cause) -> Result<(), Error> {
         let observed = self
             .netlink
             .observe(self.options.field, &self.names())
@@ -39,10 +60,22 @@ impl Daemon {
         self.direct_questions(&observed.links)?;
         let stamped = self.stamp(&desired.stamps, &observed.links);
         let steps = plan::diff(&desired, &observed);
+        let foreign = observed.first_foreign;
+        let before = self.in_place.take();
         for step in &steps {
-            info!(%step, "routing");
+            match (cause, &before) {
+                (Cause::Request, _) => info!(%step, "routing"),
+                (Cause::News, Some(before)) if before.desired == desired => {
+                    spare!(self.lines, warn, %step, "another program undid this; it is done again");
+                }
+                (Cause::News, Some(before)) if before.foreign != foreign => {
+                    spare!(self.lines, warn, %step, "rules of another program came before ours, or went; following");
+                }
+                (Cause::News, _) => spare!(self.lines, info, %step, "routing"),
+            }
         }
         self.netlink.apply(&steps).await?;
+        self.in_place = Some(InPlace { desired, foreign });
         stamped
     }
 

@@ -50,7 +50,7 @@ use crate::{
     metrics::{Pages, Samples},
     peer::Peer,
     state_dir::remove_socket,
-    wireguard::Wireguard,
+    wireguard::{Endpoints, Wireguard},
 };
 
 /// No request needs more; a wg-quick file with a thousand peers has 200 KiB.
@@ -66,11 +66,11 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 pub(crate) enum Command {
     Status(Caller, Reply<Status>),
     Metrics(Reply<Samples>),
-    Run(Caller, Run, Reply<Running>),
+    Run(Caller, Run, Option<Endpoints>, Reply<Running>),
     Explain(Caller, u32, Reply<Explanation>),
-    Attach(Caller, Attach, Reply<Moved>),
+    Attach(Caller, Attach, Option<Endpoints>, Reply<Moved>),
     Detach(Caller, Detach, Reply<Moved>),
-    TunnelUp(Caller, TunnelUp, Reply<TunnelStatus>),
+    TunnelUp(Caller, TunnelUp, Option<Endpoints>, Reply<TunnelStatus>),
     TunnelDown(Caller, TunnelName, Reply<TunnelDown>),
     Tunnels(Caller, Reply<Vec<TunnelStatus>>),
     Tunnel(Caller, TunnelName, Reply<TunnelStatus>),
@@ -181,8 +181,8 @@ async fn run(
     Asker(caller): Asker,
     Body(request): Body<Run>,
 ) -> Answer<Running> {
-    let permit = with_tunnel(&commands, &caller, request.tunnel.as_ref()).await?;
-    answer(permit, |reply| Command::Run(caller, request, reply)).await
+    let (permit, found) = with_tunnel(&commands, &caller, request.tunnel.as_ref()).await?;
+    answer(permit, |reply| Command::Run(caller, request, found, reply)).await
 }
 
 async fn explain(
@@ -200,8 +200,11 @@ async fn attach(
     Body(request): Body<Attach>,
 ) -> Answer<Moved> {
     caller.attach()?;
-    let permit = with_tunnel(&commands, &caller, request.tunnel.as_ref()).await?;
-    answer(permit, |reply| Command::Attach(caller, request, reply)).await
+    let (permit, found) = with_tunnel(&commands, &caller, request.tunnel.as_ref()).await?;
+    answer(permit, |reply| {
+        Command::Attach(caller, request, found, reply)
+    })
+    .await
 }
 
 async fn detach(
@@ -229,8 +232,11 @@ async fn tunnel_up(
     Asker(caller): Asker,
     Body(request): Body<TunnelUp>,
 ) -> Answer<TunnelStatus> {
-    let permit = checked(&commands, &caller, &request).await?;
-    answer(permit, |reply| Command::TunnelUp(caller, request, reply)).await
+    let (permit, found) = checked(&commands, &caller, &request).await?;
+    answer(permit, |reply| {
+        Command::TunnelUp(caller, request, found, reply)
+    })
+    .await
 }
 
 type Permit = mpsc::OwnedPermit<Command>;
@@ -240,14 +246,14 @@ async fn with_tunnel(
     commands: &mpsc::Sender<Command>,
     caller: &Caller,
     tunnel: Option<&TunnelUp>,
-) -> Result<Permit, Error> {
+) -> Result<(Permit, Option<Endpoints>), Error> {
     match tunnel {
         Some(tunnel) => checked(commands, caller, tunnel).await,
-        None => reserve(commands).await,
+        None => Ok((reserve(commands).await?, None)),
     }
 }
 
-/// Tries what a new tunnel may have to wait long for.
+/// Tries what a new tunnel may have to wait long for, and says where its peers were found.
 ///
 /// A resolver that is silent keeps this request waiting, not the loop; and while the permit is held,
 /// the loop knows that somebody waits.
@@ -255,7 +261,7 @@ async fn checked(
     commands: &mpsc::Sender<Command>,
     caller: &Caller,
     request: &TunnelUp,
-) -> Result<Permit, Error> {
+) -> Result<(Permit, Option<Endpoints>), Error> {
     caller.tunnel_up(request)?;
     let known = ask(commands, |reply| {
         Command::Tunnel(caller.clone(), request.name.clone(), reply)
@@ -265,12 +271,13 @@ async fn checked(
     let is_new = !known.is_ok_and(|Json(tunnel)| tunnel.kind != TunnelKind::Interface);
     if is_new && let Ok(config) = Config::parse(request.config.as_bytes()) {
         let checked = Wireguard::check(&request.name, &config, request.hooks()).await;
-        checked.map_err(|source| Error::TunnelUp {
+        let found = checked.map_err(|source| Error::TunnelUp {
             name: request.name.clone(),
             source,
         })?;
+        return Ok((permit, Some(found)));
     }
-    Ok(permit)
+    Ok((permit, None))
 }
 
 async fn tunnel_down(

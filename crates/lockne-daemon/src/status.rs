@@ -48,6 +48,7 @@ impl Daemon {
             policies: policies.collect::<Result<_, Error>>()?,
             tunnels,
             config: self.configured.status(),
+            room: Some(self.kernel.room()?),
         })
     }
 

@@ -12,8 +12,9 @@ use crate::{
     authority::Caller,
     daemon::Daemon,
     error::Error,
+    mend::spare,
     reconcile::tunnel_of,
-    wireguard::{self, Backend, Wireguard},
+    wireguard::{self, Backend, Endpoints, Wireguard},
 };
 
 /// A tunnel that lockne brings up.
@@ -22,7 +23,26 @@ pub(crate) struct Tunnel {
     pub(crate) config: Config,
     /// `None` while it could not be brought up again, after a restart or after its device died.
     pub(crate) wireguard: Option<Live>,
+    /// Where its peers were found the last time. Later changes are for the live tunnel to find out.
+    found: Option<Endpoints>,
+    lookup: Lookup,
+    /// What was said of it last, so that it is not said again every few seconds.
+    complaint: Option<String>,
 }
+
+/// What is known of the names of a tunnel's endpoints.
+enum Lookup {
+    /// Nobody has asked yet.
+    New,
+    /// They are being looked up for the first time, or again.
+    First(Vigil),
+    Again(Vigil),
+    /// That has ended, one way or the other.
+    Done,
+}
+
+/// Looks up names beside the loop: a resolver that is silent keeps nobody waiting who does not need it.
+pub(crate) type Lookups = JoinSet<Result<Endpoints, wireguard::Error>>;
 
 /// A tunnel that is up.
 pub(crate) struct Live {
@@ -30,7 +50,7 @@ pub(crate) struct Live {
     death: Vigil,
 }
 
-/// The task that waits for a tunnel's death.
+/// A task that ends when nobody waits for it any more.
 struct Vigil(AbortHandle);
 
 impl Drop for Vigil {
@@ -43,12 +63,48 @@ impl Drop for Vigil {
 pub(crate) type Deaths = JoinSet<wireguard::Error>;
 
 impl Tunnel {
+    /// One that is not up yet.
+    pub(crate) const fn new(request: TunnelUp, config: Config) -> Self {
+        Self {
+            request,
+            config,
+            wireguard: None,
+            found: None,
+            lookup: Lookup::New,
+            complaint: None,
+        }
+    }
+
+    /// Says why it is not up, once.
+    fn complain(&mut self, error: &Error) {
+        let error = error.refusal();
+        let text = format!("{error:?}");
+        if self.complaint.as_ref() != Some(&text) {
+            let name = &self.request.name;
+            warn!(tunnel = %name, ?error, "cannot bring the tunnel up again; its programs stay silent");
+            self.complaint = Some(text);
+        }
+    }
+
     /// Takes it down, with its interface.
     pub(crate) async fn down(self) -> Result<(), wireguard::Error> {
         match self.wireguard {
             Some(live) => live.wireguard.down().await,
             None => Ok(()),
         }
+    }
+}
+
+impl Lookup {
+    fn id(&self) -> Option<task::Id> {
+        match self {
+            Self::First(vigil) | Self::Again(vigil) => Some(vigil.0.id()),
+            Self::New | Self::Done => None,
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        self.id().is_some()
     }
 }
 
@@ -67,12 +123,13 @@ impl Daemon {
         &mut self,
         caller: &Caller,
         request: TunnelUp,
+        found: Option<Endpoints>,
     ) -> Result<TunnelStatus, Error> {
         caller.tunnel_up(&request)?;
         caller.unless_policed(self.asker(caller)?.as_ref())?;
         let name = request.name.clone();
         if caller.root().is_ok() {
-            return self.tunnel_up(request).await;
+            return self.tunnel_up(request, found).await;
         }
         let uid = caller.peer.uid;
         if self.tunnels.contains_key(&name) {
@@ -82,15 +139,19 @@ impl Daemon {
             caller.another_tunnel(own.count())?;
         }
         let is_new = !self.tunnels.contains_key(&name);
-        let status = self.tunnel_up(request).await?;
+        let status = self.tunnel_up(request, found).await?;
         if is_new {
             self.owners.insert(name, uid);
         }
         Ok(status)
     }
 
-    /// Brings a tunnel up. Asking for the same one twice is the same as once.
-    pub(crate) async fn tunnel_up(&mut self, request: TunnelUp) -> Result<TunnelStatus, Error> {
+    /// Brings a tunnel up whose peers were found there. Asking for the same one twice is the same as once.
+    async fn tunnel_up(
+        &mut self,
+        request: TunnelUp,
+        found: Option<Endpoints>,
+    ) -> Result<TunnelStatus, Error> {
         let name = request.name.clone();
         if let Some(tunnel) = self.tunnels.get_mut(&name) {
             if tunnel.request.config != request.config {
@@ -102,12 +163,13 @@ impl Daemon {
             self.restore_tunnels().await;
         } else {
             let config = self.parse(&request)?;
-            let wireguard = self.bring_up(&request, &config).await?;
-            let tunnel = Tunnel {
-                request,
-                config,
-                wireguard: Some(wireguard),
-            };
+            let mut tunnel = Tunnel::new(request, config);
+            // Without, it was one of ours a moment ago.
+            tunnel.found = found.or_else(|| Endpoints::written(&tunnel.config));
+            if let Some(found) = &tunnel.found {
+                let up = bring_up(&mut self.deaths, &tunnel.request, &tunnel.config, found);
+                tunnel.wireguard = Some(up.await?);
+            }
             self.tunnels.insert(name.clone(), tunnel);
             info!(tunnel = %name, "up");
         }
@@ -159,11 +221,7 @@ impl Daemon {
         for request in requests {
             match self.parse(&request) {
                 Ok(config) => {
-                    let tunnel = Tunnel {
-                        request,
-                        config,
-                        wireguard: None,
-                    };
+                    let tunnel = Tunnel::new(request, config);
                     self.tunnels.insert(tunnel.request.name.clone(), tunnel);
                 }
                 Err(error) => {
@@ -174,40 +232,68 @@ impl Daemon {
         self.restore_tunnels().await;
     }
 
-    /// Brings up again what is not up.
+    /// Brings up again what is not up, once it is known where its peers are.
     pub(crate) async fn restore_tunnels(&mut self) -> Restored {
         let mut restored = Restored::All;
-        let missing: Vec<TunnelName> = self
-            .tunnels
-            .iter()
-            .filter(|(_, tunnel)| tunnel.wireguard.is_none())
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in missing {
-            let Some(tunnel) = self.tunnels.remove(&name) else {
+        for (name, tunnel) in &mut self.tunnels {
+            if tunnel.wireguard.is_some() || tunnel.lookup.is_running() {
+                continue;
+            }
+            let known = tunnel.found.clone();
+            let Some(found) = known.or_else(|| Endpoints::written(&tunnel.config)) else {
+                let config = tunnel.config.clone();
+                let lookup = async move { Endpoints::find(&config).await };
+                let vigil = Vigil(self.lookups.spawn(lookup));
+                tunnel.lookup = match tunnel.lookup {
+                    Lookup::New => Lookup::First(vigil),
+                    _ => Lookup::Again(vigil),
+                };
                 continue;
             };
-            let wireguard = match self.bring_up(&tunnel.request, &tunnel.config).await {
+            match bring_up(&mut self.deaths, &tunnel.request, &tunnel.config, &found).await {
                 Ok(wireguard) => {
-                    info!(tunnel = %name, "up again");
-                    Some(wireguard)
+                    spare!(self.lines, info, tunnel = %name, "up again");
+                    tunnel.wireguard = Some(wireguard);
+                    tunnel.found = Some(found);
+                    tunnel.complaint = None;
                 }
                 Err(error) => {
-                    let error = error.refusal();
-                    warn!(tunnel = %name, ?error, "cannot bring the tunnel up again; its programs stay silent");
+                    tunnel.complain(&error);
                     restored = Restored::Partly;
-                    None
                 }
-            };
-            self.tunnels.insert(
-                name,
-                Tunnel {
-                    wireguard,
-                    ..tunnel
-                },
-            );
+            }
         }
         restored
+    }
+
+    /// Takes note that names were looked up, and says whether they were found.
+    pub(crate) fn looked_up(
+        &mut self,
+        lookup: task::Id,
+        found: Result<Endpoints, wireguard::Error>,
+    ) -> Restored {
+        let asked = |tunnel: &&mut Tunnel| tunnel.lookup.id() == Some(lookup);
+        let Some(tunnel) = self.tunnels.values_mut().find(asked) else {
+            return Restored::All;
+        };
+        tunnel.lookup = Lookup::Done;
+        match found {
+            Ok(found) => {
+                tunnel.found = Some(found);
+                Restored::All
+            }
+            Err(source) => {
+                let name = tunnel.request.name.clone();
+                tunnel.complain(&Error::TunnelUp { name, source });
+                Restored::Partly
+            }
+        }
+    }
+
+    /// Whether the names of a tunnel's endpoints are being looked up for the first time, so that it is worth to wait.
+    pub(crate) fn is_looked_up(&self, name: &TunnelName) -> bool {
+        let tunnel = self.tunnels.get(name);
+        tunnel.is_some_and(|tunnel| matches!(tunnel.lookup, Lookup::First(_)))
     }
 
     /// Takes note that a tunnel has died.
@@ -217,7 +303,7 @@ impl Daemon {
             live.is_some_and(|live| live.death.0.id() == death)
         };
         if let Some(tunnel) = self.tunnels.values_mut().find(dead) {
-            warn!(tunnel = %tunnel.request.name, %error, "died");
+            spare!(self.lines, warn, tunnel = %tunnel.request.name, %error, "died");
             tunnel.wireguard = None;
         }
     }
@@ -237,15 +323,20 @@ impl Daemon {
             _ => Ok(config),
         }
     }
+}
 
-    /// Makes the tunnel's interface, without routes.
-    async fn bring_up(&mut self, request: &TunnelUp, config: &Config) -> Result<Live, Error> {
-        let name = request.name.clone();
-        let up = Wireguard::up(&name, config, Backend::Auto, request.hooks()).await;
-        let wireguard = up.map_err(|source| Error::TunnelUp { name, source })?;
-        Ok(Live {
-            death: Vigil(self.deaths.spawn(wireguard.died())),
-            wireguard,
-        })
-    }
+/// Makes the tunnel's interface, without routes.
+async fn bring_up(
+    deaths: &mut Deaths,
+    request: &TunnelUp,
+    config: &Config,
+    found: &Endpoints,
+) -> Result<Live, Error> {
+    let name = request.name.clone();
+    let up = Wireguard::up_at(&name, config, found, Backend::Auto, request.hooks()).await;
+    let wireguard = up.map_err(|source| Error::TunnelUp { name, source })?;
+    Ok(Live {
+        death: Vigil(deaths.spawn(wireguard.died())),
+        wireguard,
+    })
 }

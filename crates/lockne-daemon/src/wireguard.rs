@@ -30,7 +30,6 @@ use lockne_core::{
 use rtnetlink::packet_route::link::InfoKind;
 use tokio::task::JoinHandle;
 
-pub use self::error::Error;
 use self::{
     death::Death,
     embedded::{Embedded, Settings},
@@ -40,6 +39,7 @@ use self::{
     tun::{Start, Tun},
     watch::Watched,
 };
+pub use self::{error::Error, peer::Endpoints};
 
 /// How old a session can be before it counts as stale, as in wireguard-tools' reresolve-dns.
 const SESSION_LIFE: Duration = Duration::from_secs(135);
@@ -76,6 +76,21 @@ enum Device {
 }
 
 impl Wireguard {
+    /// Looks up the endpoints and does [`up_at`](Self::up_at).
+    ///
+    /// # Errors
+    ///
+    /// As there, and if an endpoint cannot be found.
+    pub async fn up(
+        name: &TunnelName,
+        config: &Config,
+        backend: Backend,
+        hooks: HookPolicy,
+    ) -> Result<Self, Error> {
+        let endpoints = Self::check(name, config, hooks).await?;
+        Self::up_at(name, config, &endpoints, backend, hooks).await
+    }
+
     /// Brings the tunnel `name` up as `config` says, or takes it over from a daemon that died.
     ///
     /// A tunnel of the kernel that is taken over keeps its sessions. The commands of the
@@ -83,12 +98,13 @@ impl Wireguard {
     ///
     /// # Errors
     ///
-    /// Fails if the configuration has commands and none may run, if one of them fails, if an
-    /// endpoint cannot be found, if the interface exists and is not ours, or if the system refuses.
+    /// Fails if the configuration has commands and none may run, if one of them fails,
+    /// if the interface exists and is not ours, or if the system refuses.
     /// Then nothing is left of what was begun.
-    pub async fn up(
+    pub async fn up_at(
         name: &TunnelName,
         config: &Config,
+        endpoints: &Endpoints,
         backend: Backend,
         hooks: HookPolicy,
     ) -> Result<Self, Error> {
@@ -97,10 +113,10 @@ impl Wireguard {
             name: name.clone(),
             source,
         })?;
-        let mut peers = Vec::with_capacity(config.peers.len());
-        for peer in &config.peers {
-            peers.push(Peer::find(peer, config.fwmark).await?);
-        }
+        let peers = config.peers.iter().enumerate();
+        let peers: Vec<_> = peers
+            .map(|(at, peer)| Peer::at(peer, endpoints.of(at), config.fwmark))
+            .collect();
         let port = match &config.listen_port {
             Some(port) => resolve::port(port)?,
             None => 0,
@@ -126,25 +142,22 @@ impl Wireguard {
     }
 
     /// Tries what [`up`](Self::up) may have to wait long for, and changes nothing: the commands are
-    /// allowed, and the endpoints can be found.
+    /// allowed, and the endpoints are found.
     ///
     /// # Errors
     ///
     /// Fails if the configuration has commands and none may run, or if an endpoint cannot be found.
-    pub async fn check(name: &TunnelName, config: &Config, hooks: HookPolicy) -> Result<(), Error> {
+    pub async fn check(
+        name: &TunnelName,
+        config: &Config,
+        hooks: HookPolicy,
+    ) -> Result<Endpoints, Error> {
         let checked = config.check_hooks(hooks);
         checked.map_err(|source| Error::Hooks {
             name: name.clone(),
             source,
         })?;
-        for endpoint in config
-            .peers
-            .iter()
-            .filter_map(|peer| peer.endpoint.as_ref())
-        {
-            resolve::addresses(endpoint).await?;
-        }
-        Ok(())
+        Endpoints::find(config).await
     }
 
     /// Takes the tunnel down and removes its interface.

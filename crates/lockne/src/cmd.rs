@@ -43,7 +43,7 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Status(json) => status::status(&cli.place, json),
         Command::Down(json) => down::down(&cli.place, json),
         Command::Leaktest(args) => leaktest::leaktest(&cli.place, &args),
-        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Doctor(args) => doctor::doctor(&cli.place, &args),
         Command::Demo(json) => demo::demo(json),
         Command::Monitor(args) => monitor::monitor(&cli.place, &args),
         Command::Trace(args) => trace::trace(&args),

@@ -1,6 +1,6 @@
 //! The programs and maps, from the object to the kernel.
 
-use std::{fs, io, path::Path};
+use std::path::Path;
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -13,7 +13,7 @@ use lockne_abi::{
     Place, Policy, Renames, Resolvers, RuleBits, RuleSet, Script, Seen, User, name,
 };
 
-use super::{Error, btf, namespace, sys};
+use super::{Error, btf, namespace, process, sys};
 
 /// A map and the sizes of its keys and values.
 pub(super) struct Shape {
@@ -130,26 +130,9 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
 
 /// How many process ids there is room for: what the pinned table has, or one for each there can be.
 fn processes(pins: &Path) -> Result<u32, Error> {
-    const HIGHEST: &str = "/proc/sys/kernel/pid_max";
-    let read = |source| Error::Read {
-        path: HIGHEST.into(),
-        source,
-    };
-    let highest: u32 = fs::read_to_string(HIGHEST)
-        .map_err(read)?
-        .trim()
-        .parse()
-        .map_err(|error| read(io::Error::other(error)))?;
+    let highest = process::pid_max()?;
     if let Ok(pinned) = MapInfo::from_pin(pins.join(name::PROCESSES)) {
-        let room = pinned.max_entries() * PROCESSES_PER_PAGE;
-        if room < highest {
-            tracing::warn!(
-                room,
-                highest,
-                "kernel.pid_max was raised; children of policed processes with an id beyond the table get no network"
-            );
-        }
-        return Ok(room);
+        return Ok(pinned.max_entries() * PROCESSES_PER_PAGE);
     }
     Ok(highest.div_ceil(PROCESSES_PER_PAGE) * PROCESSES_PER_PAGE)
 }

@@ -74,9 +74,7 @@ impl Table {
     fn place(&self, pid: u32) -> Result<&AtomicU16, Error> {
         self.word(pid).ok_or_else(|| Error::ProcessBeyond {
             pid,
-            highest: u32::try_from(self.length)
-                .unwrap_or(u32::MAX)
-                .saturating_sub(1),
+            highest: self.room().saturating_sub(1),
         })
     }
 
@@ -94,6 +92,11 @@ impl Table {
             let id = Member(word.load(Relaxed)).policy();
             (id != 0).then_some((pid, id))
         })
+    }
+
+    /// How many process ids there is room for.
+    pub(super) fn room(&self) -> u32 {
+        u32::try_from(self.length).unwrap_or(u32::MAX)
     }
 
     fn word(&self, pid: u32) -> Option<&AtomicU16> {
@@ -117,6 +120,19 @@ impl Drop for Table {
         };
         unmapped.expect("the mapping is as it was made");
     }
+}
+
+/// Process ids are below this: `kernel.pid_max`.
+pub(super) fn pid_max() -> Result<u32, Error> {
+    const HIGHEST: &str = "/proc/sys/kernel/pid_max";
+    let read = |source| Error::Read {
+        path: HIGHEST.into(),
+        source,
+    };
+    let text = fs::read_to_string(HIGHEST).map_err(read)?;
+    text.trim()
+        .parse()
+        .map_err(|error| read(io::Error::other(error)))
 }
 
 /// Undoes what was written for a process that has ended.

@@ -4,9 +4,12 @@ use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU8, path::Path};
 
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
 use lockne_abi::{Counters, Endpoint, Member, PROCESSES_PER_PAGE, Resolvers, name};
-use lockne_core::policy::PolicyId;
+use lockne_core::{api::Room, policy::PolicyId};
 
-use super::{Error, process::Table};
+use super::{
+    Error,
+    process::{self, Table},
+};
 
 /// The maps, opened by their pins.
 pub struct Reading {
@@ -14,6 +17,7 @@ pub struct Reading {
     counters: PerCpuArray<MapData, Counters>,
     forks: PerCpuArray<MapData, u64>,
     resolvers: Array<MapData, Resolvers>,
+    overflow: Array<MapData, u32>,
 }
 
 impl Reading {
@@ -34,6 +38,7 @@ impl Reading {
             counters: typed(name::COUNTERS, per_cpu(name::COUNTERS)?)?,
             forks: typed(name::FORKS, per_cpu(name::FORKS)?)?,
             resolvers: typed(name::RESOLVERS, Map::Array(data(name::RESOLVERS)?))?,
+            overflow: typed(name::OVERFLOW, Map::Array(data(name::OVERFLOW)?))?,
         })
     }
 
@@ -85,6 +90,33 @@ impl Reading {
         let before = self.forks()?;
         let is_empty = self.processes.policed().next().is_none();
         Ok(is_empty && self.forks()? == before)
+    }
+
+    /// How many process ids there is room for, and whether that was too few for the child of a policed process.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn room(&self) -> Result<Room, Error> {
+        Ok(Room {
+            ids: self.processes.room(),
+            pid_max: process::pid_max()?,
+            exceeded: self.has_overflowed()?,
+        })
+    }
+
+    /// Whether a child of a policed process could not be recorded, because `kernel.pid_max` was
+    /// raised: since then, processes with such ids get no sockets.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn has_overflowed(&self) -> Result<bool, Error> {
+        let flag = self
+            .overflow
+            .get(&0, 0)
+            .map_err(Error::map(name::OVERFLOW))?;
+        Ok(flag != 0)
     }
 
     /// The policies that living processes have.

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use ipnet::IpNet;
-use lockne_core::wgquick::{self, Endpoint, Host, PublicKey};
+use lockne_core::wgquick::{self, Config, Endpoint, Host, PublicKey};
 
 use super::{Error, resolve};
 
@@ -15,16 +15,53 @@ pub(super) struct Peer<'a> {
 }
 
 impl<'a> Peer<'a> {
-    /// Looks up where the peer is, for packets with `mark`.
-    pub(super) async fn find(config: &'a wgquick::Peer, mark: Option<u32>) -> Result<Self, Error> {
-        let endpoint = match &config.endpoint {
-            Some(endpoint) => {
-                let addresses = resolve::addresses(endpoint).await?;
-                resolve::reachable(&addresses, mark)
-            }
-            None => None,
-        };
-        Ok(Self { config, endpoint })
+    /// Chooses where the peer is, for packets with `mark`.
+    pub(super) fn at(
+        config: &'a wgquick::Peer,
+        addresses: &[SocketAddr],
+        mark: Option<u32>,
+    ) -> Self {
+        Self {
+            config,
+            endpoint: resolve::reachable(addresses, mark),
+        }
+    }
+}
+
+/// The addresses of all peers of a configuration, in its order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoints(Vec<Vec<SocketAddr>>);
+
+impl Endpoints {
+    /// Those of a configuration without names; `None` if it has some, which have to be looked up.
+    #[must_use]
+    pub fn written(config: &Config) -> Option<Self> {
+        let peers = config.peers.iter().map(|peer| match &peer.endpoint {
+            Some(endpoint) => resolve::written(endpoint).map(|address| vec![address]),
+            None => Some(Vec::new()),
+        });
+        peers.collect::<Option<_>>().map(Self)
+    }
+
+    /// Looks them up, which can take as long as a resolver is silent.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the endpoint of a peer cannot be found.
+    pub async fn find(config: &Config) -> Result<Self, Error> {
+        let mut peers = Vec::with_capacity(config.peers.len());
+        for peer in &config.peers {
+            peers.push(match &peer.endpoint {
+                Some(endpoint) => resolve::addresses(endpoint).await?,
+                None => Vec::new(),
+            });
+        }
+        Ok(Self(peers))
+    }
+
+    /// The addresses of the peer that stands there in the configuration.
+    pub(super) fn of(&self, peer: usize) -> &[SocketAddr] {
+        self.0.get(peer).map_or(&[], Vec::as_slice)
     }
 }
 

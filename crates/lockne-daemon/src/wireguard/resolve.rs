@@ -47,6 +47,14 @@ pub(super) async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, Er
     Ok(found)
 }
 
+/// The address of an endpoint that is written as numbers.
+pub(super) fn written(endpoint: &Endpoint) -> Option<SocketAddr> {
+    match (&endpoint.host, &endpoint.port) {
+        (Host::Address(address), Port::Number(port)) => Some(SocketAddr::new(*address, *port)),
+        _ => None,
+    }
+}
+
 /// The first address to which there is a route for packets with `mark`, else the first.
 pub(super) fn reachable(addresses: &[SocketAddr], mark: Option<u32>) -> Option<SocketAddr> {
     let has_route = |address: &&SocketAddr| connect(**address, mark).is_ok();

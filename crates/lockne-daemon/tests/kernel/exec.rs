@@ -33,6 +33,7 @@ tests! {
     file_is_meant_and_not_its_name,
     file_that_an_update_puts_in_its_place_is_known_at_once,
     directory_that_is_replaced_is_seen,
+    inode_of_a_file_that_was_replaced_is_forgotten,
     same_inode_on_another_device_is_another_file,
     program_in_memory_is_named_by_no_rule,
     first_rule_that_matches_decides,
@@ -250,6 +251,31 @@ fn directory_that_is_replaced_is_seen() {
     let outcome = wait(&mut stage);
     assert_eq!(outcome.missing, []);
     assert_eq!(mark_of(&stage.path("new/app")), mark(8));
+}
+
+/// The number of an inode can become another file's; a second name keeps this one for the test.
+fn inode_of_a_file_that_was_replaced_is_forgotten() {
+    let mut stage = Stage::new();
+    let app = stage.copy("app");
+    let inherits = stage.path("inherits-the-inode");
+    fs::hard_link(&app, &inherits).unwrap();
+    stage.apply(&[rule("app", 7, exe(&app))]);
+    let next = stage.copy("app.next");
+
+    fs::rename(&next, &app).unwrap();
+
+    // Until the daemon has looked: what the contract says is open.
+    assert_eq!(mark_of(&inherits), mark(7));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let unseen = std::time::Duration::from_secs(20);
+    let changed = async { tokio::time::timeout(unseen, stage.installed.changed()).await };
+    runtime.block_on(changed).expect("the change is seen");
+    stage.installed.refresh(stage.world.kernel()).unwrap();
+    assert_eq!(mark_of(&inherits), mark(0));
+    assert_eq!(mark_of(&app), mark(7));
 }
 
 fn same_inode_on_another_device_is_another_file() {

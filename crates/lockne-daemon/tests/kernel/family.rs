@@ -15,6 +15,7 @@ use crate::{
 tests! {
     child_grandchild_program_and_thread_inherit,
     no_fork_misses_its_policy_however_quick,
+    thirty_two_thousand_processes_each_have_their_policy,
     process_that_ended_is_forgotten,
     process_keeps_its_policy_after_its_first_thread_ended,
     what_is_no_process_gets_no_policy,
@@ -58,6 +59,32 @@ fn no_fork_misses_its_policy_however_quick() {
     let mut left: Vec<_> = probes.iter().map(Probe::pid).collect();
     left.sort_unstable();
     assert_eq!(world.kernel().processes(policy), left);
+}
+
+fn thirty_two_thousand_processes_each_have_their_policy() {
+    const MANY: u64 = 32_000;
+    let mut world = World::new();
+    let policy = world.policy(7, Policy::BLOCK);
+    let mut probe = Probe::start();
+    world
+        .kernel()
+        .set_process(probe.pid(), Some(policy))
+        .unwrap();
+
+    // By as many as there are ids for: some systems have 32 768 of them for all processes and threads.
+    let (alive, right) = {
+        let answer = probe.ask(&format!("crowd {MANY}"));
+        let (alive, right) = answer.split_once(' ').unwrap();
+        (alive.parse::<u64>().unwrap(), right.parse::<u64>().unwrap())
+    };
+    let members = world.kernel().members(policy);
+    let disperse = probe.ask("disperse");
+
+    assert_eq!(alive, MANY, "the machine has not the room for so many");
+    assert_eq!(right, MANY, "each one's first socket has the mark");
+    assert_eq!(members, MANY + 1);
+    assert_eq!(disperse, "ok");
+    assert_eq!(world.kernel().members(policy), 1, "each one was forgotten");
 }
 
 fn process_that_ended_is_forgotten() {

@@ -9,6 +9,7 @@
     reason = "all of this is a test, and nothing outside can name what is in it"
 )]
 
+mod crowd;
 mod exec;
 mod family;
 mod guard;

@@ -17,6 +17,8 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::crowd::Crowd;
+
 /// A process that waits for commands, in the network namespace of the thread that started it.
 pub struct Probe {
     child: Child,
@@ -89,6 +91,7 @@ pub fn main() -> ExitCode {
             leave,
             hammer: None,
             kept: Vec::new(),
+            crowd: Crowd::default(),
         };
         for line in io::stdin().lines() {
             let line = line.unwrap();
@@ -117,6 +120,7 @@ struct State {
     leave: mpsc::Sender<()>,
     hammer: Option<(Arc<AtomicBool>, thread::JoinHandle<String>)>,
     kept: Vec<Child>,
+    crowd: Crowd,
 }
 
 impl State {
@@ -182,6 +186,8 @@ impl State {
                 Err(Command::new(program).arg("probe").exec())
             }
             ["forks", count] => forks(count.parse().unwrap()),
+            ["crowd", count] => self.crowd.gather(count.parse().unwrap()),
+            ["disperse"] => self.crowd.disperse().map(ok),
             ["fork-until", pid] => fork_until(pid.parse().unwrap()),
             ["leader-leaves"] => {
                 let _ = self.leave.send(());

@@ -8,6 +8,7 @@ use lockne_core::doctor::{self, Finding, Level};
 use lockne_daemon::MarkField;
 
 use crate::{
+    cli::Place,
     failure::{Failure, Result},
     output::{self, FAINT, GOOD, WARN},
 };
@@ -28,10 +29,11 @@ pub(crate) struct Doctor {
     json: bool,
 }
 
-pub(crate) fn doctor(args: &Doctor) -> Result<ExitCode> {
+pub(crate) fn doctor(place: &Place, args: &Doctor) -> Result<ExitCode> {
     let field = MarkField::new(args.mark_bit)
         .ok_or_else(|| Failure::new("the mark has no room for eight bits from there on"))?;
-    let facts = lockne_daemon::doctor::look(field).map_err(|error| error.refusal())?;
+    let facts =
+        lockne_daemon::doctor::look(field, &place.state()).map_err(|error| error.refusal())?;
     let diagnosis = doctor::examine(&facts);
     if args.json {
         output::json(&diagnosis)?;

@@ -73,6 +73,10 @@ fn print(status: &Status) -> Result<()> {
             )?;
         }
     }
+    if let Some((warning, remedy)) = status.room.and_then(|room| room.warning()) {
+        output::line(&format!("{WARN}{warning}{WARN:#}"))?;
+        output::line(remedy)?;
+    }
     if !status.policies.is_empty() {
         output::line("")?;
         output::print_table(&policies(&status.policies))?;

@@ -16,6 +16,7 @@ mod help;
 mod output;
 mod place;
 mod program;
+mod room;
 mod rule;
 mod secret;
 mod unit;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         ("errors", errors::ROOTED),
         ("output", output::ROOTED),
         ("program", program::ROOTED),
+        ("room", room::ROOTED),
         ("secret", secret::ROOTED),
         ("user", user::ROOTED),
     ];

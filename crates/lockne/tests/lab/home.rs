@@ -99,6 +99,11 @@ impl Home {
         options.create(true).append(true).open(path).unwrap()
     }
 
+    /// What daemons in the foreground have written so far.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(self.place.path().join("log")).unwrap()
+    }
+
     /// What `lockne status` says; `None` if lockne is not active.
     pub(crate) fn status(&self) -> Option<Status> {
         serde_json::from_str(&self.must(["status", "--json"])).unwrap()
@@ -207,6 +212,11 @@ impl Daemon {
             matches!(daemon, Some(DaemonStatus::Running { .. }))
         });
         daemon
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
     }
 
     /// Asks it to read its configuration again.

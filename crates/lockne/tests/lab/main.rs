@@ -12,6 +12,7 @@ mod action;
 mod attach;
 mod compare;
 mod counter;
+mod desktop;
 mod dns;
 mod escape;
 mod event;
@@ -24,6 +25,7 @@ mod footprint;
 mod hole;
 mod home;
 mod leaktest;
+mod mend;
 mod metrics;
 mod monitor;
 mod network;
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         ("action", action::TESTS),
         ("attach", attach::TESTS),
         ("counter", counter::TESTS),
+        ("desktop", desktop::TESTS),
         ("dns", dns::TESTS),
         ("failover", failover::TESTS),
         ("compare", compare::TESTS),
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         ("metrics", metrics::TESTS),
         ("monitor", monitor::TESTS),
         ("leaktest", leaktest::TESTS),
+        ("mend", mend::TESTS),
         ("network", network::TESTS),
         ("older", older::TESTS),
         ("order", order::TESTS),

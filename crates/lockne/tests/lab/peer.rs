@@ -4,8 +4,15 @@
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicU32,
+            Ordering::{self, SeqCst},
+        },
+    },
     thread,
 };
 
@@ -15,6 +22,7 @@ use lockne_lab::{
     internet::{HOME_V4, LAN_V4, ORIGIN_V4, ORIGIN_V6},
     origin::Service,
     packet::{Content, Transport},
+    probe::Action,
     provider::Provider,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,7 +30,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     fault::Hammers,
     home::{Daemon, Home, text, wait_until},
-    tests,
+    tests, way,
 };
 
 tests! {
@@ -30,6 +38,7 @@ tests! {
     download_through_it_is_the_same_byte_for_byte needs ["wireguard-go", "wg", "ip", "curl"],
     iperf3_runs_through_it_both_ways needs ["wireguard-go", "wg", "ip", "iperf3"],
     tunnel_goes_to_an_ipv6_endpoint,
+    resolver_that_is_dead_keeps_nobody_waiting_but_who_needs_it needs ["sh", "mount", "unshare"],
     endpoint_by_name_is_looked_up_outside_the_tunnel needs ["unshare", "mount"],
 }
 
@@ -240,43 +249,74 @@ fn tunnel_goes_to_an_ipv6_endpoint() {
     assert!(outer > 0, "nothing went to {endpoint}");
 }
 
-/// Answers each question for an address of the family IPv4 with `address`, for ever.
-fn name_server(home: &Home, address: Ipv4Addr) {
-    let bind = || UdpSocket::bind((LAN_V4, 53)).unwrap();
-    let socket = home.lab.internet.run(bind).unwrap();
-    thread::spawn(move || {
-        let mut query = [0; 512];
-        while let Ok((length, caller)) = socket.recv_from(&mut query) {
-            let query = &query[..length];
-            // After the header comes one question: labels up to an empty one, type and class.
-            let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
-            let asks_v4 = query[end - 4..end - 2] == [0, 1];
-            let mut answer = query[..end].to_vec();
-            answer[2..4].copy_from_slice(&[0x81, 0x80]);
-            answer[6..12].copy_from_slice(&[0, u8::from(asks_v4), 0, 0, 0, 0]);
-            if asks_v4 {
-                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
-                answer.extend(address.octets());
-            }
-            let _ = socket.send_to(&answer, caller);
-        }
-    });
+/// Answers questions for addresses of the family IPv4, while it is told to.
+struct NameServer {
+    answers: Arc<AtomicBool>,
+    asked: Arc<AtomicU32>,
 }
 
-fn endpoint_by_name_is_looked_up_outside_the_tunnel() {
-    let home = Home::new();
+impl NameServer {
+    fn start(home: &Home, address: Ipv4Addr, answers: bool) -> Self {
+        let bind = || UdpSocket::bind((LAN_V4, 53)).unwrap();
+        let socket = home.lab.internet.run(bind).unwrap();
+        let server = Self {
+            answers: Arc::new(AtomicBool::new(answers)),
+            asked: Arc::default(),
+        };
+        let (answers, asked) = (Arc::clone(&server.answers), Arc::clone(&server.asked));
+        thread::spawn(move || {
+            let mut query = [0; 512];
+            while let Ok((length, caller)) = socket.recv_from(&mut query) {
+                asked.fetch_add(1, SeqCst);
+                if !answers.load(SeqCst) {
+                    continue;
+                }
+                let query = &query[..length];
+                // After the header comes one question: labels up to an empty one, type and class.
+                let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+                let asks_v4 = query[end - 4..end - 2] == [0, 1];
+                let mut answer = query[..end].to_vec();
+                answer[2..4].copy_from_slice(&[0x81, 0x80]);
+                answer[6..12].copy_from_slice(&[0, u8::from(asks_v4), 0, 0, 0, 0]);
+                if asks_v4 {
+                    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
+                    answer.extend(address.octets());
+                }
+                let _ = socket.send_to(&answer, caller);
+            }
+        });
+        server
+    }
+
+    fn answer(&self, answers: bool) {
+        self.answers.store(answers, SeqCst);
+    }
+
+    /// Waits until it was asked since the last time.
+    fn wait_until_asked(&self) {
+        wait_until("the name server is asked", || {
+            self.asked.swap(0, SeqCst) > 0
+        });
+    }
+}
+
+/// The file of the first provider with a name for its endpoint, and that one's address.
+fn named(home: &Home) -> (PathBuf, Ipv4Addr) {
     let provider = &home.lab.provider_a;
     let endpoint = provider.endpoints()[0];
     let SocketAddr::V4(address) = endpoint else {
         panic!("the first one is of IPv4");
     };
-    name_server(&home, *address.ip());
-    let resolv = home.write("resolv.conf", &format!("nameserver {LAN_V4}\n"));
     let conf = provider.client_conf();
     let named = conf.replace(&endpoint.to_string(), "vpn.example.net:51820");
     assert_ne!(*conf, named);
-    let file = home.write("a.conf", &named);
-    let file = file.to_str().unwrap();
+    (home.write("a.conf", &named), *address.ip())
+}
+
+/// Starts a daemon that asks the name server, again after three seconds, for a quarter of a minute.
+fn daemon_that_asks(home: &Home, arguments: &[&str]) -> Daemon {
+    let text = format!("nameserver {LAN_V4}\noptions timeout:3 attempts:5\n");
+    let resolv = home.write("resolv.conf", &text);
     let mut daemon: Command = home.lab.home.command("unshare");
     daemon
         .args(["--mount", "--propagation", "private", "sh", "-c"])
@@ -286,8 +326,65 @@ fn endpoint_by_name_is_looked_up_outside_the_tunnel() {
         .arg(env!("CARGO_BIN_EXE_lockne"))
         .arg("--state-dir")
         .arg(home.state_dir())
-        .arg("daemon");
-    let _daemon = Daemon::start(&home, daemon);
+        .arg("daemon")
+        .args(arguments);
+    Daemon::start(home, daemon)
+}
+
+fn resolver_that_is_dead_keeps_nobody_waiting_but_who_needs_it() {
+    const FAILED: &str = "cannot bring the tunnel up again";
+    let home = Home::new();
+    let (file, address) = named(&home);
+    let config = home.write(
+        "lockne.toml",
+        &format!("[tunnels.a]\nconfig = \"{}\"\n", file.display()),
+    );
+    let server = NameServer::start(&home, address, false);
+    let arguments = ["--config", config.to_str().unwrap()];
+    let daemon = daemon_that_asks(&home, &arguments);
+    // Each is answered before the daemon knows whether there is such a name.
+    let others_are_answered = || {
+        server.wait_until_asked();
+        for _ in 0..3 {
+            assert!(home.status().is_some());
+            assert!(
+                home.lockne(["run", "--block", "true"])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        }
+        assert!(!home.said().contains(FAILED), "it has given up too soon");
+    };
+
+    // A program that asks for the tunnel waits until it is there.
+    let to = way::ORIGIN[0];
+    let client = way::client(&home.lab.provider_a);
+    let probe = way::probe(Action::Tcp, to).waiting(way::PATIENCE);
+    thread::scope(|scope| {
+        let report = scope.spawn(|| home.run(["--via", "a"], &probe));
+        others_are_answered();
+        server.answer(true);
+        way::assert_answered(&report.join().unwrap(), to, client, &probe);
+    });
+
+    // So does a tunnel whose daemon died, while its programs are silent.
+    let hammers = Hammers::through_a(&home);
+    server.answer(false);
+    daemon.kill();
+    server.asked.store(0, SeqCst);
+    let _daemon = daemon_that_asks(&home, &arguments);
+    others_are_answered();
+    server.answer(true);
+    hammers.wait_until_they_arrive();
+}
+
+fn endpoint_by_name_is_looked_up_outside_the_tunnel() {
+    let home = Home::new();
+    let (file, address) = named(&home);
+    let _server = NameServer::start(&home, address, true);
+    let file = file.to_str().unwrap();
+    let _daemon = daemon_that_asks(&home, &[]);
 
     home.must(["tunnel", "up", file]);
     let hammers = Hammers::through_a(&home);
