@@ -11,6 +11,7 @@
 //! | `GET /v1/tunnels` | | list of [`TunnelStatus`] |
 //! | `GET /v1/tunnels/NAME` | | [`TunnelStatus`] |
 //! | `DELETE /v1/tunnels/NAME` | | [`TunnelDown`] |
+//! | `GET /metrics` | | text for Prometheus |
 //! | `POST /v1/down` | | [`Removed`] |
 //!
 //! A refusal has a status of 400 or above and a [`Refusal`] as its body. Field names are part of the
@@ -19,8 +20,12 @@
 mod attach;
 mod config;
 mod explain;
+mod metrics;
 
-pub use self::config::{ConfigStatus, RuleStatus};
+pub use self::{
+    config::{ConfigStatus, RuleStatus},
+    metrics::MetricsStatus,
+};
 
 use std::{collections::BTreeSet, net::IpAddr, net::SocketAddr, path::PathBuf};
 

@@ -19,6 +19,7 @@ mod stamp;
 mod strict;
 pub(crate) mod sys;
 mod unix;
+mod usage;
 
 use std::{
     collections::BTreeSet,

@@ -14,6 +14,7 @@ mod failover;
 pub mod inherited;
 pub mod kernel;
 pub mod leftover;
+mod metrics;
 pub mod observe;
 mod peer;
 mod ping;

@@ -243,7 +243,7 @@ fn rules_flushed_under_traffic_leak_nothing() {
 }
 
 /// As a tool that thinks it is alone: no rules but the kernel's own, no routes of others.
-fn flush(home: &Home) {
+pub(crate) fn flush(home: &Home) {
     home.ip_both("rule flush");
     home.ip_both("rule add pref 32766 table main");
     for family in ["-4", "-6"] {

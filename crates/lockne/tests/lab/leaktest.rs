@@ -167,7 +167,7 @@ fn leaktest_that_is_interrupted_leaves_nothing() {
 }
 
 /// Takes the program of a pinned link off its hook, as `bpftool link detach` does.
-fn detach(pin: &Path) {
+pub(crate) fn detach(pin: &Path) {
     const OBJ_GET: i64 = 7;
     const LINK_DETACH: i64 = 34;
     let path = std::ffi::CString::new(pin.to_str().unwrap()).unwrap();
