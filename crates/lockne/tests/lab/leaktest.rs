@@ -134,7 +134,10 @@ fn leaktest_of_a_tunnel_that_is_down_says_so() {
     let home = Home::with_tunnels();
     let _daemon = home.daemon();
     let mut ip = home.lab.home.command("ip");
-    let output = ip.args(["link", "set", "a", "down"]).output().unwrap();
+    let output = ip
+        .args(["link", "set", "dev", "a", "down"])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", text(&output));
 
     let output = leaktest(&home, ["--via", "a"]);
