@@ -162,8 +162,8 @@ pub(super) fn compile(root: &Path) -> Result<()> {
             .args(["-idirafter", "/usr/include"]);
         if name.ends_with(".bcc.c") {
             // BCC rewrites it before a compiler makes code of it.
-            let words = folder.join("bcc.h");
-            command.arg("-fsyntax-only").arg("-include").arg(words);
+            let header = folder.join("bcc.h");
+            command.arg("-fsyntax-only").arg("-include").arg(header);
         } else {
             command.args(["-c", "-o", "/dev/null"]);
         }
