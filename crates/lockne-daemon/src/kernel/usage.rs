@@ -38,7 +38,7 @@ impl Kernel {
             fill(
                 name::PROCESSES,
                 processes,
-                self.reading.processes.room() as u64,
+                self.reading.processes.room().into(),
             ),
             fill(name::LAN, prefixes as u64, MAX_LAN_PREFIXES.into()),
             fill(name::DEVICES, devices as u64, MAX_DEVICES.into()),

@@ -114,7 +114,7 @@ fn small_table(place: &Place) -> u32 {
 
 /// Waits longer than the daemon does between two looks.
 fn wait(what: &str, mut is_true: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !is_true() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(50));
