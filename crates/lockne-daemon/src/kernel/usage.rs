@@ -31,7 +31,7 @@ pub(crate) struct Runs {
 impl Kernel {
     /// How full the tables are that can be full; `processes` are those that have a policy.
     pub(crate) fn fills(&self, processes: u64) -> Result<Vec<Fill>, Error> {
-        let prefixes = self.lan.keys().filter(Result::is_ok).count();
+        let prefixes = self.lan.keys().flatten().count();
         let devices = self.stamped()?.len();
         let fill = |map, used, room| Fill { map, used, room };
         Ok(vec![

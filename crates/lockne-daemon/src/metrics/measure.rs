@@ -171,12 +171,11 @@ fn timestamp(time: SystemTime) -> f64 {
 fn measure_process(samples: &mut Samples, started: Instant) {
     let start = SystemTime::now() - started.elapsed();
     samples.add(&of::START_TIME, &[], timestamp(start).round());
-    match usage() {
-        Some((seconds, bytes)) => {
-            samples.add(&of::CPU_SECONDS, &[], seconds);
-            samples.add(&of::RESIDENT_BYTES, &[], bytes);
-        }
-        None => debug!("cannot read what the daemon itself uses"),
+    if let Some((seconds, bytes)) = usage() {
+        samples.add(&of::CPU_SECONDS, &[], seconds);
+        samples.add(&of::RESIDENT_BYTES, &[], bytes);
+    } else {
+        debug!("cannot read what the daemon itself uses");
     }
 }
 
