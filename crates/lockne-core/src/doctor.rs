@@ -351,6 +351,11 @@ mod tests {
                     "32764: not from all fwmark 0xca6c lookup 51820",
                 ),
                 rule(
+                    (0x200, 0xf00),
+                    9,
+                    "9: from all fwmark 0x200/0xf00 lookup 2004",
+                ),
+                rule(
                     (0x6d6f_6c65, u32::MAX),
                     32763,
                     "32763: not from all fwmark 0x6d6f6c65 lookup 1836018789",

@@ -222,7 +222,7 @@ impl Caller {
     }
 
     /// Whether he may do what a program under `asker` must not, whose tunnels could become others by it.
-    pub(crate) fn from_outside(&self, asker: Option<&Terms>) -> Result<(), Error> {
+    pub(crate) fn unless_policed(&self, asker: Option<&Terms>) -> Result<(), Error> {
         match self.rights {
             Rights::Granted(_) if asker.is_some() => Err(self.denied(Denied::Policed)),
             _ => Ok(()),

@@ -198,9 +198,11 @@ impl Daemon {
             return Ok(());
         }
         self.reconcile().await?;
-        // They have the address of the other tunnel, so they could only be silent.
+        // They have the address of the other tunnel, so they are silent until that one is used again.
         for id in moved {
-            self.cut_elsewhere(id);
+            if !self.keeps_connections_of(id) {
+                self.cut_elsewhere(id);
+            }
         }
         Ok(())
     }

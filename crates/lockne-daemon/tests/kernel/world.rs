@@ -168,7 +168,7 @@ pub fn namespace_number() -> u64 {
 
 /// Moves the calling thread to a new network namespace that has a number which was another's.
 pub fn reuse_namespace_number(number: u64) {
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_mins(1);
     // So that each new one is asked for another number; more than that take the room of other tests.
     const HELD: usize = 100;
     let begin = Instant::now();

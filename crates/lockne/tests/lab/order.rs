@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     env,
+    fmt::Write as _,
     io::Write as _,
     os::unix::process::CommandExt as _,
     path::PathBuf,
@@ -172,15 +173,17 @@ impl Order {
             ("b", &self.home.lab.provider_b),
         ] {
             let conf = self.home.conf(name, provider);
-            text += &format!("[tunnels.{name}]\nconfig = \"{}\"\n", conf.display());
+            write!(text, "[tunnels.{name}]\nconfig = \"{}\"\n", conf.display()).unwrap();
         }
         if more {
             text += "[[rule]]\nname = \"other\"\nexe = \"/nowhere/other\"\nvia = \"b\"\n";
         }
-        text += &format!(
+        write!(
+            text,
             "[[rule]]\nname = \"ruled\"\nexe = \"{}\"\nvia = \"{via}\"\n",
             self.ruled.display()
-        );
+        )
+        .unwrap();
         let next = self.home.write("next", &text);
         std::fs::rename(next, &self.config).unwrap();
     }
@@ -302,11 +305,14 @@ impl Order {
                 self.lockne(&["tunnel", "up", conf.to_str().unwrap()]);
             }
             17 => {
-                let how = dice.of(&["delete", "set down", "set up"]);
+                let how = dice.of(&["delete dev", "set down dev", "set up dev"]);
                 let mut command = self.home.lab.home.command("ip");
-                command.arg("link").args(how.split(' ').take(1)).arg(tunnel);
                 // It may not be there.
-                let output = command.args(how.split(' ').skip(1)).output();
+                let output = command
+                    .arg("link")
+                    .args(how.split(' '))
+                    .arg(tunnel)
+                    .output();
                 drop(output.unwrap());
             }
             18 => flush(&self.home),
@@ -361,7 +367,7 @@ fn policed_programs_are_tunnelled_or_silent_in_whatever_order_things_happen() {
     ] {
         let probe = probe(Action::UdpUnconnected, ORIGIN[0]).waiting(Duration::from_millis(500));
         let mut report = None;
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while Instant::now() < deadline {
             let conf = order.home.conf(tunnel, provider);
             let mut up = order.home.lockne(["tunnel", "up", conf.to_str().unwrap()]);
@@ -372,7 +378,7 @@ fn policed_programs_are_tunnelled_or_silent_in_whatever_order_things_happen() {
                     .lab
                     .home
                     .command("ip")
-                    .args(["link", "set", tunnel, "up"])
+                    .args(["link", "set", "dev", tunnel, "up"])
                     .output(),
             );
             let now = order.home.run(["--via", tunnel], &probe);
