@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt::Write as _,
     fs,
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
@@ -47,7 +48,7 @@ impl Measured {
             ("b", &self.home.lab.provider_b),
         ] {
             let conf = self.home.conf(name, provider);
-            text += &format!("[tunnels.{name}]\nconfig = \"{}\"\n", conf.display());
+            writeln!(text, "[tunnels.{name}]\nconfig = \"{}\"", conf.display()).unwrap();
         }
         let next = self.home.write("next", &(text + more));
         fs::rename(next, &self.file).unwrap();
@@ -162,25 +163,7 @@ fn prometheus_scrapes_what_programs_did_and_every_metric_is_there() {
     let page = measured.page(ADDRESS).unwrap();
 
     assert_eq!(exported(&page), documented(), "{page}");
-    let mut check = home.lab.home.command("promtool");
-    let mut check = check
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    check
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(page.as_bytes())
-        .unwrap();
-    let complaints = check.wait_with_output().unwrap();
-    assert!(
-        complaints.status.success() && complaints.stderr.is_empty(),
-        "{complaints:?}"
-    );
+    assert_well_written(&page);
 
     let prometheus = Prometheus::start(home);
     let policies = home.status().unwrap().policies;
@@ -212,7 +195,35 @@ fn prometheus_scrapes_what_programs_did_and_every_metric_is_there() {
     ] {
         prometheus.wait_for(&query, &value.to_string());
     }
-    // What the dashboard asks, Prometheus understands.
+    assert_understood(&prometheus);
+    home.assert_no_leak();
+}
+
+/// Asserts that Prometheus' own judge has nothing to say of a page.
+fn assert_well_written(page: &str) {
+    let mut check = Command::new("promtool");
+    let mut check = check
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    check
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(page.as_bytes())
+        .unwrap();
+    let complaints = check.wait_with_output().unwrap();
+    assert!(
+        complaints.status.success() && complaints.stderr.is_empty(),
+        "{complaints:?}"
+    );
+}
+
+/// Asserts that Prometheus understands what the dashboard asks, and the alerts of the docs.
+fn assert_understood(prometheus: &Prometheus<'_>) {
     let dashboard = include_str!("../../../../packaging/grafana/lockne.json");
     let dashboard: Value = serde_json::from_str(dashboard).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
@@ -236,7 +247,6 @@ fn prometheus_scrapes_what_programs_did_and_every_metric_is_there() {
     let mut check = Command::new("promtool");
     let checked = check.args(["check", "rules"]).arg(file).output().unwrap();
     assert!(checked.status.success(), "{checked:?}");
-    home.assert_no_leak();
 }
 
 /// A Prometheus at home.
@@ -277,7 +287,7 @@ impl<'a> Prometheus<'a> {
     fn query(&self, query: &str) -> Value {
         let mut encoded = String::new();
         for byte in query.bytes() {
-            encoded += &format!("%{byte:02X}");
+            write!(encoded, "%{byte:02X}").unwrap();
         }
         let ask = || {
             let mut stream = TcpStream::connect("127.0.0.1:9090").ok()?;
@@ -371,13 +381,14 @@ fn greedy_and_slow_scrapers_disturb_nobody() {
     measured.wait_for_page(ADDRESS);
 
     // Silent, in the middle of a request, endless, and with an answer that is not read.
+    let endless = vec![b'x'; 1 << 16];
     let mut open = Vec::new();
     for number in 0..200 {
         let mut stream = measured.connect(ADDRESS).unwrap();
         let begun: &[u8] = match number % 4 {
             0 => b"",
             1 => b"GET /metrics HT",
-            2 => &[b'x'; 1 << 16],
+            2 => &endless,
             _ => b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
         };
         // Who sends too much is hung up on.
