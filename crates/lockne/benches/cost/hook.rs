@@ -6,6 +6,7 @@
 use std::{
     env,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    os::unix::process::CommandExt as _,
     os::{
         fd::OwnedFd,
         linux::net::SocketAddrExt as _,
