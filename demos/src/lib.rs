@@ -15,6 +15,7 @@ pub mod stop;
 pub mod tracefs;
 
 use std::{
+    env,
     io::{self, IsTerminal as _},
     net::{IpAddr, Ipv6Addr},
     process::ExitCode,
@@ -22,7 +23,12 @@ use std::{
 };
 
 use clap::{Args, Parser};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 pub use crate::{events::Events, stop::Stop};
 
@@ -55,12 +61,14 @@ pub struct Interface {
 /// `RUST_LOG` sets what is logged; `debug` shows what the kernel made of the programs.
 pub fn run<Options: Parser>(demo: impl AsyncFnOnce(Options) -> anyhow::Result<()>) -> ExitCode {
     let options = Options::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let wanted = env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    let log = fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .without_time()
+        .without_time();
+    tracing_subscriber::registry()
+        .with(log)
+        .with(wanted.unwrap_or(Targets::new().with_default(LevelFilter::INFO)))
         .init();
 
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use lockne_core::{
@@ -14,6 +14,7 @@ use lockne_core::{
         assign::{self, Assigned},
     },
     policy::{Action, PolicyId, Terms},
+    rule::{Existing, RuleName},
     tunnel::TunnelName,
     wgquick,
 };
@@ -25,6 +26,7 @@ use crate::{
     config::{self, Files},
     daemon::Daemon,
     error::Error,
+    metrics::Metrics,
     rules::{CompiledRule, Fallback, Installed, Missing, Outcome},
     socket,
     tunnels::Tunnel,
@@ -44,6 +46,9 @@ pub(crate) struct Configured {
     pub(crate) installed: Installed,
     missing: Vec<Missing>,
     pub(crate) watch: Option<Watch>,
+    /// When what is in force was applied.
+    pub(crate) applied: Option<SystemTime>,
+    pub(crate) metrics: Metrics,
 }
 
 /// What the next daemon must know of it.
@@ -68,6 +73,8 @@ impl Configured {
             installed,
             missing: Vec::new(),
             watch: None,
+            applied: None,
+            metrics: Metrics::default(),
         }
     }
 
@@ -114,6 +121,13 @@ impl Configured {
         }
     }
 
+    /// The first rule whose programs have this policy.
+    pub(crate) fn first_rule(&self, id: PolicyId) -> Option<&str> {
+        let mut rules = self.assigned.rules.iter();
+        let (key, _) = rules.find(|(_, it)| *it == id)?;
+        Some(key.as_ref().map_or("default", RuleName::as_str))
+    }
+
     /// What it shows of itself; `None` if there is nothing to show.
     pub(crate) fn status(&self) -> Option<ConfigStatus> {
         let files = self.files.as_ref()?;
@@ -137,6 +151,7 @@ impl Configured {
             problem: self.problem.clone(),
             rules: rules.collect(),
             default: policy(&None),
+            metrics: self.metrics.status(),
         })
     }
 }
@@ -150,16 +165,18 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(texts: Vec<Text>) -> Result<Self, config::Error> {
+    /// Tunnels that programs use by hand are read again too, if that is possible.
+    fn new(texts: Vec<Text>, by_hand: &BTreeSet<TunnelName>) -> Result<Self, config::Error> {
         let config = Config::parse(&texts).map_err(config::Error::Wrong)?;
         let used = config.used();
         let mut tunnels = Vec::new();
         for (name, tunnel) in &config.tunnels {
-            if used.contains(name)
-                && let Some(request) = request(name, tunnel)?
-            {
-                tunnels.push(request);
-            }
+            let request = match request(name, tunnel) {
+                Ok(request) if used.contains(name) || by_hand.contains(name) => request,
+                Err(error) if used.contains(name) => return Err(error),
+                _ => None,
+            };
+            tunnels.extend(request);
         }
         Ok(Self {
             texts,
@@ -209,11 +226,12 @@ impl Daemon {
                 warn!(%error, "cannot watch the configuration; SIGHUP makes the daemon read it again");
             }
         }
-        let prepared = files.read().and_then(Prepared::new);
+        let none = BTreeSet::new();
+        let prepared = files.read().and_then(|texts| Prepared::new(texts, &none));
         let prepared = match prepared {
             Err(error) if had => {
                 self.complain(&error);
-                Prepared::new(kept.texts)
+                Prepared::new(kept.texts, &none)
             }
             prepared => prepared,
         };
@@ -221,7 +239,24 @@ impl Daemon {
         let problem = self.configured.problem.take();
         self.apply(prepared).await?;
         self.configured.problem = problem;
+        self.look(&files);
         Ok(())
+    }
+
+    /// Watches whatever the configuration names now.
+    fn look(&self, files: &Files) {
+        let tunnels = self.configured.config.tunnels.values();
+        let paths: Vec<&std::path::Path> = tunnels
+            .filter_map(|tunnel| match &tunnel.source {
+                Source::File { path, .. } => Some(path.as_path()),
+                Source::Interface(_) => None,
+            })
+            .collect();
+        if let Some(watch) = &self.configured.watch
+            && let Err(error) = watch.look(files, &paths)
+        {
+            warn!(%error, "cannot watch the configuration; SIGHUP makes the daemon read it again");
+        }
     }
 
     /// Reads the files again, and applies what they say if all of it is right. Returns whether a tunnel is to be
@@ -230,12 +265,12 @@ impl Daemon {
         let Some(files) = self.configured.files.clone() else {
             return false;
         };
-        if let Some(watch) = &self.configured.watch
-            && let Err(error) = watch.look(&files)
+        self.look(&files);
+        let by_hand = self.used_by_hand();
+        match files
+            .read()
+            .and_then(|texts| Prepared::new(texts, &by_hand))
         {
-            warn!(%error, "cannot watch the configuration; SIGHUP makes the daemon read it again");
-        }
-        match files.read().and_then(Prepared::new) {
             Err(error) => self.complain(&error),
             Ok(prepared) => {
                 if let Err(error) = self.apply(prepared).await {
@@ -247,7 +282,35 @@ impl Daemon {
                 }
             }
         }
+        self.look(&files);
         self.tunnels.values().any(|it| it.wireguard.is_none())
+    }
+
+    /// The tunnels that were taken up from the configuration, and that living programs are in.
+    fn used_by_hand(&self) -> BTreeSet<TunnelName> {
+        let is_used = |name: &&TunnelName| {
+            let mut policies = self.policies.iter();
+            policies.any(|(id, terms)| {
+                terms.tunnels().any(|it| it == *name) && !self.kernel.processes(*id).is_empty()
+            })
+        };
+        let taken_up = self.configured.tunnels.iter();
+        taken_up.filter(is_used).cloned().collect()
+    }
+
+    /// Whether connections stay when the programs of a policy move: all its rules say so.
+    pub(crate) fn keeps_connections_of(&self, id: PolicyId) -> bool {
+        let config = &self.configured.config;
+        let existing = |key: &assign::Key| match key {
+            Some(name) => {
+                let mut rules = config.rules.iter();
+                rules.find(|rule| rule.name == *name).map(|it| it.existing)
+            }
+            None => config.default.as_ref().map(|it| it.existing),
+        };
+        let rules = self.configured.assigned.rules.iter();
+        let mut rules = rules.filter(|(_, it)| *it == id).peekable();
+        rules.peek().is_some() && rules.all(|(key, _)| existing(key) == Some(Existing::Keep))
     }
 
     fn complain(&mut self, error: &config::Error) {
@@ -292,6 +355,9 @@ impl Daemon {
         self.configured.assigned = change.assigned;
         self.configured.texts = texts;
         self.configured.problem = None;
+        self.configured.applied = Some(SystemTime::now());
+        let listen = self.configured.config.metrics.map(|it| it.listen);
+        self.configured.metrics.listen(listen).await;
         let mut permissions = self.options.permissions.clone();
         permissions.grants.extend(self.configured.config.grants());
         self.authority.set(permissions);

@@ -15,6 +15,7 @@ pub mod inherited;
 pub mod kernel;
 pub mod leftover;
 mod mend;
+mod metrics;
 pub mod observe;
 mod peer;
 mod ping;
@@ -49,6 +50,7 @@ pub use lockne_abi::MarkField;
 
 use crate::{
     daemon::Daemon,
+    kernel::Feature,
     ready::{Announce, Ready},
     state_dir::{Lock, StateDir},
 };
@@ -70,6 +72,8 @@ pub struct Options {
     pub config: Option<config::Files>,
     /// What users other than root may ask for.
     pub permissions: Permissions,
+    /// What the kernel has, and it does without all the same.
+    pub without: Vec<Feature>,
 }
 
 /// Whose a control socket is.

@@ -146,7 +146,10 @@ impl StateDir {
     /// The same, where the socket is somebody else's.
     pub(crate) fn clear_beside_socket(&self) -> Result<(), Error> {
         // The log of a daemon that ends well has nothing to tell.
-        for path in [&self.record(), &self.log(), &self.lock_file()] {
+        let record = self.record();
+        // A daemon that was killed while it wrote leaves the next one.
+        let next = record.with_extension("next");
+        for path in [&record, &next, &self.log(), &self.lock_file()] {
             remove_file(path).map_err(|source| failed(path, source))?;
         }
         // Somebody else's file keeps the directory.
@@ -213,6 +216,7 @@ mod tests {
         fs::write(dir.socket(), "not a socket").unwrap();
         let foreign = dir.path().join("foreign");
         fs::write(&foreign, "").unwrap();
+        fs::write(dir.record().with_extension("next"), "half").unwrap();
 
         dir.clear(&dir.socket()).unwrap();
         assert!(foreign.exists() && dir.socket().exists());

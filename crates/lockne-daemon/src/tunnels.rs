@@ -126,6 +126,7 @@ impl Daemon {
         found: Option<Endpoints>,
     ) -> Result<TunnelStatus, Error> {
         caller.tunnel_up(&request)?;
+        caller.unless_policed(self.asker(caller)?.as_ref())?;
         let name = request.name.clone();
         if caller.root().is_ok() {
             return self.tunnel_up(request, found).await;
@@ -177,6 +178,17 @@ impl Daemon {
             return Err(error);
         }
         self.tunnel_status(&name).await
+    }
+
+    /// Takes a tunnel down for somebody.
+    pub(crate) async fn tunnel_down_for(
+        &mut self,
+        caller: &Caller,
+        name: &TunnelName,
+    ) -> Result<TunnelDown, Error> {
+        caller.tunnel_down(self.owner(name))?;
+        caller.unless_policed(self.asker(caller)?.as_ref())?;
+        self.tunnel_down(name).await
     }
 
     /// Takes a tunnel down. Programs that use it are silent from then on.

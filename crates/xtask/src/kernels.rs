@@ -78,7 +78,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
 
     let qemu = Qemu::get(&cache)?;
-    let built = suite::build(root)?;
+    let built = suite::build(root, &suites)?;
     let base = cache.join("base.cpio");
     let missing = disk::write(&built, &cache, &base)?;
     if !missing.is_empty() {

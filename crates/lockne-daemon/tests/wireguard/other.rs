@@ -8,7 +8,7 @@ use std::{
 
 use gotatun::x25519;
 use lockne_core::wgquick::PublicKey;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
     Needs, Test,
@@ -172,7 +172,7 @@ fn no_key_is_logged() {
     let writer = log.clone();
     a.run(async move {
         let subscriber = tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new("trace"))
+            .with_max_level(tracing::Level::TRACE)
             .with_ansi(false)
             .with_writer(writer)
             .finish();

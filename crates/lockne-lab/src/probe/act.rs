@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::{Action, Form, Outcome, Probe, Report, SocketFrom, hammer, icmp, option, process};
 
 /// A download that nobody cuts ends by itself, so that a test cannot hang.
-const HELD_AT_MOST: Duration = Duration::from_secs(30);
+const HELD_AT_MOST: Duration = Duration::from_mins(2);
 
 /// A call that failed.
 pub(crate) struct Failed {

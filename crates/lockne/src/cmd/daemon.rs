@@ -1,10 +1,19 @@
 //! `lockne daemon`: serves the clients.
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
 
 use lockne_core::{api::Lifetime, permission::Permissions};
 use lockne_daemon::{MarkField, Options, SocketOf, ready};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use crate::{
     cli::{Daemon, Place},
@@ -12,12 +21,14 @@ use crate::{
 };
 
 pub(crate) fn daemon(place: &Place, args: &Daemon) -> Result<ExitCode> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+    let wanted = env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    let log = fmt::layer()
+        .with_writer(io::stderr)
         .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(io::stderr().is_terminal());
+    tracing_subscriber::registry()
+        .with(log)
+        .with(wanted.unwrap_or(Targets::new().with_default(LevelFilter::INFO)))
         .init();
     let options = Options {
         socket: place.socket()?,
@@ -33,6 +44,7 @@ pub(crate) fn daemon(place: &Place, args: &Daemon) -> Result<ExitCode> {
         // One that a program starts for itself has no rules.
         config: (!args.ephemeral).then(|| args.file.files()),
         permissions: permissions(args)?,
+        without: args.without.clone(),
     };
     let announce = if args.ephemeral {
         ready::Announce::ToParent

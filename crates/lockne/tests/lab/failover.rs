@@ -1,17 +1,32 @@
 //! Programs with several tunnels: the first that works, and never the home's own cable.
 
 use std::{
-    net::IpAddr,
+    env,
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use lockne_lab::{origin::Service, provider::Provider};
+use lockne_core::api::{Explanation, TunnelState};
+use lockne_lab::{
+    origin::{HTTP_PORT, Service},
+    probe::{Action, Outcome, Probe},
+    provider::Provider,
+};
 
-use crate::{fault::Hammers, home::Home, tests};
+use crate::{
+    fault::Hammers,
+    home::{Daemon, Home, wait_until},
+    tests,
+    way::{ORIGIN, client},
+};
 
 tests! {
     programs_use_the_second_provider_while_the_first_is_dead,
     programs_use_the_second_tunnel_while_the_first_is_down,
+    tunnel_whose_probe_is_not_answered_is_left_though_its_far_end_lives,
+    connections_are_cut_or_kept_as_the_rule_says needs ["ip", "cp"],
 }
 
 pub(crate) fn addresses(provider: &Provider) -> [IpAddr; 2] {
@@ -75,4 +90,95 @@ fn programs_use_the_second_tunnel_while_the_first_is_down() {
     home.tunnel_up("a", a);
     wait_until_by(&home, a);
     hammers.finish();
+}
+
+/// A configuration of both tunnels, the first with a probe at its far end.
+fn configured(home: &Home, rules: &str) -> Daemon {
+    let mut text = String::new();
+    for (name, provider, more) in [
+        ("a", &home.lab.provider_a, "probe = \"10.8.1.1\"\n"),
+        ("b", &home.lab.provider_b, ""),
+    ] {
+        let conf = home.conf(name, provider);
+        write!(
+            text,
+            "[tunnels.{name}]\nconfig = \"{}\"\n{more}",
+            conf.display()
+        )
+        .unwrap();
+    }
+    let config = home.write("lockne.toml", &(text + rules));
+    home.daemon_with(&["--config", config.to_str().unwrap()])
+}
+
+fn tunnel_whose_probe_is_not_answered_is_left_though_its_far_end_lives() {
+    let home = Home::new();
+    let _daemon = configured(&home, "");
+    let (a, b) = (&home.lab.provider_a, &home.lab.provider_b);
+    assert_eq!(
+        client(a)[0].to_string(),
+        "10.8.1.2",
+        "the probe is its far end"
+    );
+    let hammers = Hammers::start(&home, "a,b", addresses(a));
+
+    // What goes through the tunnel is carried and answered as before.
+    let ignore = "ipv4/icmp_echo_ignore_all";
+    a.namespace().set(ignore, "1").unwrap();
+    wait_until_by(&home, b);
+    // It is asked on, and heard again.
+    a.namespace().set(ignore, "0").unwrap();
+    wait_until_by(&home, a);
+    hammers.finish();
+}
+
+fn connections_are_cut_or_kept_as_the_rule_says() {
+    let home = Home::new();
+    let mut rules = String::new();
+    let programs = ["keep", "reset"].map(|existing| {
+        let path = home.beside(existing);
+        // By a program of its own: a file that is open for writing in a process that forks cannot be executed.
+        let copy = Command::new("cp").arg(env::current_exe().unwrap()).arg(&path).status();
+        assert!(copy.unwrap().success());
+        write!(rules, "[[rule]]\nname = \"{existing}\"\nexe = \"{}\"\nvia = [\"a\", \"b\"]\nexisting = \"{existing}\"\n",
+            path.display()).unwrap();
+        // Those with the same terms are one policy, and one of them that cuts is enough for all.
+        rules += if existing == "keep" { "" } else { "lan = [\"198.18.0.0/15\"]\n" };
+        path
+    });
+    let _daemon = configured(&home, &rules);
+    wait_until("the tunnels are up", || {
+        let tunnels = home.status().unwrap().tunnels;
+        tunnels.len() == 2 && tunnels.iter().all(|it| it.state == TunnelState::Up)
+    });
+    let hold = Probe::new(Action::Hold, SocketAddr::new(ORIGIN[0], HTTP_PORT));
+    let [kept, reset] = programs.map(|program| {
+        let mut running = hold.start_as(home.lab.home.command(program)).unwrap();
+        running.wait_until_ready().unwrap();
+        running
+    });
+    let explain = || -> Explanation {
+        let text = home.must(["explain", "--json", &kept.pid().to_string()]);
+        serde_json::from_str(&text).unwrap()
+    };
+
+    home.ip("link set dev a down");
+
+    let report = reset.finish().unwrap();
+    assert!(
+        matches!(&report.outcome, Outcome::Ended { why, .. } if why == "ECONNABORTED"),
+        "{report:?}"
+    );
+    wait_until("it uses the other tunnel", || {
+        explain().tunnel.is_some_and(|it| it.name.as_str() == "b")
+    });
+    let sockets = explain().sockets;
+    let remote = Some(SocketAddr::new(ORIGIN[0], HTTP_PORT));
+    assert!(
+        sockets
+            .iter()
+            .any(|it| it.socket.remote == remote && it.socket.state == "established"),
+        "{sockets:?}"
+    );
+    home.assert_no_leak();
 }

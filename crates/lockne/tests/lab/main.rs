@@ -26,9 +26,11 @@ mod hole;
 mod home;
 mod leaktest;
 mod mend;
+mod metrics;
 mod monitor;
 mod network;
 mod older;
+mod order;
 mod path;
 mod peer;
 mod rule;
@@ -70,11 +72,13 @@ fn main() -> ExitCode {
         ("fault", fault::TESTS),
         ("flows", flows::TESTS),
         ("hole", hole::TESTS),
+        ("metrics", metrics::TESTS),
         ("monitor", monitor::TESTS),
         ("leaktest", leaktest::TESTS),
         ("mend", mend::TESTS),
         ("network", network::TESTS),
         ("older", older::TESTS),
+        ("order", order::TESTS),
         ("path", path::TESTS),
         ("peer", peer::TESTS),
         ("rule", rule::TESTS),

@@ -1,5 +1,7 @@
 //! Changes that others make to the network.
 
+use std::{path::PathBuf, process::Command};
+
 use lockne_lab::{
     internet::ReversePathFilter,
     link::Link,
@@ -7,15 +9,16 @@ use lockne_lab::{
 };
 
 use crate::{
-    home::{Daemon, Home, wait_until},
+    home::{Daemon, Home, text as text_of, wait_until},
     tests,
-    way::{self, ORIGIN, PLAIN, assert_arrives, probe},
+    way::{self, ORIGIN, PATIENCE, PLAIN, assert_answered, assert_arrives, probe},
 };
 
 tests! {
     routes_of_a_hostile_network_change_nothing,
     rules_put_ahead_leak_nothing_and_are_overtaken,
     vpn_that_takes_everything_is_overtaken_by_direct_programs,
+    vpn_that_wg_quick_makes_before_or_after_changes_nothing needs ["wg-quick", "wg", "wireguard-go", "ip", "nft", "sysctl"],
     flushed_table_leaks_nothing_and_is_filled_again,
     deleted_rules_leak_nothing_and_come_back,
     daemon_that_runs_heals_by_itself,
@@ -149,6 +152,88 @@ fn vpn_that_takes_everything_is_overtaken_by_direct_programs() {
         });
     }
     assert_arrives(&home, ["--direct"], ORIGIN, way::HOME);
+}
+
+/// The VPN of the second provider, which takes everything, as wg-quick(8) makes it.
+struct WgQuick<'a> {
+    home: &'a Home,
+    file: PathBuf,
+}
+
+impl<'a> WgQuick<'a> {
+    fn up(home: &'a Home) -> Self {
+        // The sockets by which wireguard-go is asked are the machine's, not the namespace's.
+        let name = format!("q{}", std::process::id());
+        let conf = home.lab.provider_b.client_conf();
+        // Names are not what this is about, and would change files of the machine.
+        let lines = conf.lines().filter(|line| !line.starts_with("DNS"));
+        let text = lines.fold(String::new(), |text, line| text + line + "\n");
+        let vpn = Self {
+            home,
+            file: home.write(&format!("{name}.conf"), &text),
+        };
+        let output = vpn.command("up").output().unwrap();
+        assert!(output.status.success(), "{}", text_of(&output));
+        vpn
+    }
+
+    fn command(&self, how: &str) -> Command {
+        let mut command = self.home.lab.home.command("wg-quick");
+        command
+            .arg(how)
+            .arg(&self.file)
+            .env("WG_QUICK_USERSPACE_IMPLEMENTATION", "wireguard-go")
+            .env("WG_SUDO", "1");
+        command
+    }
+
+    fn down(self) {
+        let output = self.command("down").output().unwrap();
+        assert!(output.status.success(), "{}", text_of(&output));
+    }
+}
+
+impl Drop for WgQuick<'_> {
+    fn drop(&mut self) {
+        // It may be down already.
+        drop(self.command("down").output());
+    }
+}
+
+fn vpn_that_wg_quick_makes_before_or_after_changes_nothing() {
+    for is_before in [true, false] {
+        let home = Home::new();
+        let _daemon = home.daemon();
+        let (a, b) = (
+            way::client(&home.lab.provider_a),
+            way::client(&home.lab.provider_b),
+        );
+        let vpn = if is_before {
+            let vpn = WgQuick::up(&home);
+            home.tunnel_up("a", &home.lab.provider_a);
+            vpn
+        } else {
+            home.tunnel_up("a", &home.lab.provider_a);
+            assert_arrives(&home, ["--via", "a"], ORIGIN, a);
+            WgQuick::up(&home)
+        };
+
+        for to in ORIGIN {
+            let free = probe(Action::Tcp, to).waiting(PATIENCE);
+            assert_answered(&free.run(&home.lab.home).unwrap(), to, b, &free);
+        }
+        assert_arrives(&home, ["--via", "a"], ORIGIN, a);
+        home.assert_no_leak();
+        for to in ORIGIN {
+            wait_until("the direct program is past the VPN", || {
+                let report = home.run(["--direct"], &probe(Action::UdpUnconnected, to));
+                let saw = way::of_family(way::HOME, to);
+                matches!(report.outcome, Outcome::Answered { saw: Some(it) } if it.ip() == saw)
+            });
+        }
+        vpn.down();
+        assert_arrives(&home, ["--via", "a"], ORIGIN, a);
+    }
 }
 
 fn daemon_that_runs_heals_by_itself() {

@@ -28,6 +28,7 @@ use crate::{
 tests! {
     tunnels_of_rules_come_up_and_the_names_of_the_file_can_be_used_by_hand,
     change_of_the_file_is_applied_and_disturbs_nobody_else,
+    wg_quick_file_that_changes_is_read_again_and_its_programs_follow,
     broken_file_changes_nothing_and_is_told_until_it_is_mended,
     broken_file_keeps_a_new_daemon_from_starting,
     rules_are_taken_over_and_a_change_in_the_meantime_is_applied,
@@ -221,6 +222,51 @@ fn change_of_the_file_is_applied_and_disturbs_nobody_else() {
         "the connection was cut: {report:?}"
     );
     home.assert_no_leak();
+}
+
+fn wg_quick_file_that_changes_is_read_again_and_its_programs_follow() {
+    let ruled = Ruled::new("");
+    let app = ruled.program("app");
+    ruled.write(&names(&app, "a"));
+    let _daemon = ruled.daemon();
+    wait_until("the tunnel is up", || ruled.is_up("a"));
+    // One by its rule, the other by hand; `b` is named by no rule.
+    let waits = patient(Action::UdpUnconnected, ORIGINS[0]).on(SocketFrom::BeforeGo);
+    let mut by_rule = ruled.start(&app, &waits);
+    let mut by_hand = ruled.home.start(["--via", "b"], &waits);
+    for running in [&mut by_rule, &mut by_hand] {
+        running.wait_until_ready().unwrap();
+    }
+    let (a, b) = (&ruled.home.lab.provider_a, &ruled.home.lab.provider_b);
+    // What is no wg-quick file changes nothing, and is told.
+    ruled.home.write("a.conf", "[Interface]\n");
+    ruled.wait("the file is refused", |it| it.problem.is_some());
+    assert!(ruled.is_up("a"));
+
+    // First beside it, and then in its place.
+    for (name, provider) in [("b", a), ("a", b)] {
+        let next = ruled.home.write("next.conf", &provider.client_conf());
+        fs::rename(next, ruled.file.with_file_name(format!("{name}.conf"))).unwrap();
+    }
+
+    let has = |name: &str, address: IpAddr| {
+        let tunnels = ruled.home.status().unwrap().tunnels;
+        let tunnel = tunnels.iter().find(|it| it.name.as_str() == name);
+        tunnel.is_some_and(|it| it.addresses.iter().any(|net| net.addr() == address))
+    };
+    wait_until("both are other tunnels now", || {
+        has("a", client(b)[0]) && has("b", client(a)[0])
+    });
+    for (mut running, provider) in [(by_rule, b), (by_hand, a)] {
+        running.go().unwrap();
+        assert_answered(
+            &running.finish().unwrap(),
+            ORIGINS[0],
+            client(provider),
+            &waits,
+        );
+    }
+    ruled.home.assert_no_leak();
 }
 
 fn broken_file_changes_nothing_and_is_told_until_it_is_mended() {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     process::{Command, Stdio},
     sync::mpsc,
     thread,
@@ -14,7 +14,7 @@ use lockne_core::api::{DaemonStatus, Status, TunnelState};
 use lockne_lab::{
     internet::{HOME_V4, HOME_V6, ORIGIN_V4, PLAIN_V4, PLAIN_V6},
     origin::{ADDRESS_PORT, HTTP_PORT, Service},
-    packet::Direction,
+    packet::{Content, Direction, Packet, Transport},
     probe::{Action, Outcome, Probe},
 };
 
@@ -22,7 +22,7 @@ use crate::{
     fault::{Hammers, with_interface},
     footprint::{Footprint, InKernel},
     home::{Home, text, wait_until},
-    tests,
+    tests, way,
 };
 
 tests! {
@@ -36,6 +36,7 @@ tests! {
     ten_runs_at_once_share_one_daemon needs ["ip"],
     last_segments_of_an_ended_program_do_not_leak needs ["bash"],
     server_that_closes_late_draws_nothing_out needs ["bash"],
+    kernels_answer_to_a_late_packet_takes_the_tunnel needs ["bash"],
     second_daemon_on_the_same_state_directory_is_refused,
     second_daemon_in_the_same_namespace_is_refused,
     rule_of_others_on_our_bits_keeps_the_daemon_from_starting needs ["ip"],
@@ -339,6 +340,39 @@ fn server_that_closes_late_draws_nothing_out() {
         sniffer.settle().unwrap();
         sniffer.count(|packet| packet.direction == Direction::Received) > 0
     });
+    home.assert_no_leak();
+}
+
+fn kernels_answer_to_a_late_packet_takes_the_tunnel() {
+    let (home, link) = with_interface();
+    let _daemon = home.daemon();
+    for to in way::ORIGIN {
+        let bind = || UdpSocket::bind((to, 9003)).unwrap();
+        let server = home.lab.internet.run(bind).unwrap();
+        server
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        bash(
+            &home,
+            "p",
+            &format!("exec 3<>/dev/udp/{to}/9003; echo hello >&3"),
+        );
+        let (_, from) = server.recv_from(&mut [0; 8]).unwrap();
+        let sniffer = link.sniffer().unwrap();
+
+        // Nobody has the port any more, so that the kernel answers by an error of ICMP.
+        server.send_to(b"late", from).unwrap();
+
+        wait_until("the error is there", || {
+            sniffer.settle().unwrap();
+            let is_error = |packet: &Packet| {
+                packet.direction == Direction::Received
+                    && matches!(&packet.content, Content::Ip(ip)
+                        if matches!(ip.transport, Transport::Icmp { about: Some(_), .. }))
+            };
+            sniffer.count(is_error) > 0
+        });
+    }
     home.assert_no_leak();
 }
 
