@@ -29,19 +29,23 @@ tests! {
 }
 
 /// Does a test where only it sees its mounts, so that they go with it.
-fn apart(test: impl FnOnce(&Hierarchy) + Send) {
+pub(crate) fn with_own_mounts(test: impl FnOnce() + Send) {
     let run = || {
         // SAFETY: only this thread's view of the mounts.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         rustix::mount::mount_change("/", private).unwrap();
-        test(&Hierarchy::mount());
+        test();
     };
     thread::scope(|scope| {
         if let Err(panic) = scope.spawn(run).join() {
             std::panic::resume_unwind(panic);
         }
     });
+}
+
+fn apart(test: impl FnOnce(&Hierarchy) + Send) {
+    with_own_mounts(|| test(&Hierarchy::mount()));
 }
 
 /// The hierarchy of cgroups, mounted at a place of its own: it does not matter where others have it.

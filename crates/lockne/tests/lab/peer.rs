@@ -28,6 +28,7 @@ use lockne_lab::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
+    desktop::with_own_mounts,
     fault::Hammers,
     home::{Daemon, Home, text, wait_until},
     tests, way,
@@ -38,7 +39,7 @@ tests! {
     download_through_it_is_the_same_byte_for_byte needs ["wireguard-go", "wg", "ip", "curl"],
     iperf3_runs_through_it_both_ways needs ["wireguard-go", "wg", "ip", "iperf3"],
     tunnel_goes_to_an_ipv6_endpoint,
-    resolver_that_is_dead_keeps_nobody_waiting_but_who_needs_it needs ["sh", "mount", "unshare"],
+    resolver_that_is_dead_keeps_nobody_waiting_but_who_needs_it,
     endpoint_by_name_is_looked_up_outside_the_tunnel needs ["unshare", "mount"],
 }
 
@@ -313,10 +314,15 @@ fn named(home: &Home) -> (PathBuf, Ipv4Addr) {
     (home.write("a.conf", &named), *address.ip())
 }
 
-/// Starts a daemon that asks the name server, again after three seconds, for a quarter of a minute.
-fn daemon_that_asks(home: &Home, arguments: &[&str]) -> Daemon {
+/// Writes a resolv.conf that has the name server asked again after three seconds, for a quarter of a minute.
+fn resolv_conf(home: &Home) -> PathBuf {
     let text = format!("nameserver {LAN_V4}\noptions timeout:3 attempts:5\n");
-    let resolv = home.write("resolv.conf", &text);
+    home.write("resolv.conf", &text)
+}
+
+/// Starts a daemon that asks the name server.
+fn daemon_that_asks(home: &Home) -> Daemon {
+    let resolv = resolv_conf(home);
     let mut daemon: Command = home.lab.home.command("unshare");
     daemon
         .args(["--mount", "--propagation", "private", "sh", "-c"])
@@ -326,12 +332,16 @@ fn daemon_that_asks(home: &Home, arguments: &[&str]) -> Daemon {
         .arg(env!("CARGO_BIN_EXE_lockne"))
         .arg("--state-dir")
         .arg(home.state_dir())
-        .arg("daemon")
-        .args(arguments);
+        .arg("daemon");
     Daemon::start(home, daemon)
 }
 
 fn resolver_that_is_dead_keeps_nobody_waiting_but_who_needs_it() {
+    // The pins of a daemon with mounts of its own would go with it.
+    with_own_mounts(dead_resolver);
+}
+
+fn dead_resolver() {
     const FAILED: &str = "cannot bring the tunnel up again";
     let home = Home::new();
     let (file, address) = named(&home);
@@ -341,7 +351,8 @@ fn resolver_that_is_dead_keeps_nobody_waiting_but_who_needs_it() {
     );
     let server = NameServer::start(&home, address, false);
     let arguments = ["--config", config.to_str().unwrap()];
-    let daemon = daemon_that_asks(&home, &arguments);
+    rustix::mount::mount_bind(resolv_conf(&home), "/etc/resolv.conf").unwrap();
+    let daemon = home.daemon_with(&arguments);
     // Each is answered before the daemon knows whether there is such a name.
     let others_are_answered = || {
         server.wait_until_asked();
@@ -373,7 +384,7 @@ fn resolver_that_is_dead_keeps_nobody_waiting_but_who_needs_it() {
     server.answer(false);
     daemon.kill();
     server.asked.store(0, SeqCst);
-    let _daemon = daemon_that_asks(&home, &arguments);
+    let _daemon = home.daemon_with(&arguments);
     others_are_answered();
     server.answer(true);
     hammers.wait_until_they_arrive();
@@ -384,7 +395,7 @@ fn endpoint_by_name_is_looked_up_outside_the_tunnel() {
     let (file, address) = named(&home);
     let _server = NameServer::start(&home, address, true);
     let file = file.to_str().unwrap();
-    let _daemon = daemon_that_asks(&home, &[]);
+    let _daemon = daemon_that_asks(&home);
 
     home.must(["tunnel", "up", file]);
     let hammers = Hammers::through_a(&home);
