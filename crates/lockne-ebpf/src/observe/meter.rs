@@ -6,7 +6,7 @@
 //! counted. Needs Linux 5.12, for compare-and-exchange and cookies in tracepoints.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MMAPABLE, BPF_RB_NO_WAKEUP, bpf_sock},
+    bindings::{__sk_buff, BPF_F_MMAPABLE, bpf_sock},
     helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns},
     macros::{btf_tracepoint, cgroup_skb, cgroup_sock, map},
     maps::Array,
@@ -24,8 +24,8 @@ use crate::{atomic, headers::TCP, owner::OWNERS, record};
 static FLOWS: Array<Flow> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
 
 const PASS: i32 = 1;
-/// User space looks ten times a second; to wake it for each connection would cost more than the rest.
-const QUIETLY: u64 = BPF_RB_NO_WAKEUP as u64;
+/// Who watches is woken by the first record after a look, and can ask while the process still lives.
+const WAKE: u64 = 0;
 
 const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
@@ -301,7 +301,7 @@ unsafe fn tell(tag: u32, slot: u32, time: u64, flow: *const Flow) {
         (*turn).time = time;
         copy(flow, &raw mut (*turn).flow);
     }
-    entry.submit(QUIETLY);
+    entry.submit(WAKE);
     record::count_kept(true);
 }
 
@@ -373,7 +373,7 @@ pub(crate) fn see_release(ctx: SockContext) -> i32 {
             time: bpf_ktime_get_ns(),
             cookie: bpf_get_socket_cookie(ctx.sock.cast()),
         };
-        record::count_kept(record::RECORDS.output::<Closed>(&closed, QUIETLY).is_ok());
+        record::count_kept(record::RECORDS.output::<Closed>(&closed, WAKE).is_ok());
     }
     PASS
 }

@@ -31,7 +31,9 @@ mod path;
 mod peer;
 mod rule;
 mod survival;
+mod terminal;
 mod tool;
+mod top;
 mod trace;
 mod user;
 mod way;
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         ("peer", peer::TESTS),
         ("rule", rule::TESTS),
         ("survival", survival::TESTS),
+        ("top", top::TESTS),
         ("trace", trace::TESTS),
         ("user", user::TESTS),
     ];
