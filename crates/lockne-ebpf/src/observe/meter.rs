@@ -65,7 +65,7 @@ fn meter<const OUT: bool>(ctx: &SkBuffContext) {
     let Some(key) = (unsafe { key::<OUT>(skb, cookie) }) else {
         return;
     };
-    let flow = match find(key) {
+    let flow = match find(cookie, key) {
         Some((flow, _)) => flow,
         None => match begin::<OUT>(skb, cookie, key) {
             Some(flow) => flow,
@@ -200,9 +200,9 @@ const fn mapped(address: u32) -> [u64; 2] {
 }
 
 #[inline(always)]
-fn find(key: u64) -> Option<(*mut Flow, u32)> {
+fn find(cookie: u64, key: u64) -> Option<(*mut Flow, u32)> {
     for way in 0..WAYS {
-        let slot = flow::place(key, way);
+        let slot = flow::place(cookie, key, way);
         let flow = FLOWS.get_ptr_mut(slot)?;
         // SAFETY: the map's own memory.
         if unsafe { (*flow).key } == key {
@@ -227,7 +227,7 @@ fn begin<const OUT: bool>(skb: *mut __sk_buff, cookie: u64, key: u64) -> Option<
     if is_tcp && (state == TCP_CLOSE || state == TCP_LISTEN) {
         return None;
     }
-    let (flow, slot) = claim(key)?;
+    let (flow, slot) = claim(cookie, key)?;
     // SAFETY: the place is ours alone, but for additions, until it is told that it is complete.
     unsafe {
         let owner: *mut Owner = OWNERS.get_or_create(sk.cast());
@@ -269,9 +269,9 @@ const fn words(address: [u64; 2]) -> [u8; 16] {
 }
 
 #[inline(always)]
-fn claim(key: u64) -> Option<(*mut Flow, u32)> {
+fn claim(cookie: u64, key: u64) -> Option<(*mut Flow, u32)> {
     for way in 0..WAYS {
-        let slot = flow::place(key, way);
+        let slot = flow::place(cookie, key, way);
         let flow = FLOWS.get_ptr_mut(slot)?;
         // SAFETY: the map's own memory.
         let was = unsafe { atomic::replace_zero(&raw mut (*flow).key, key) };
@@ -325,7 +325,7 @@ pub(crate) fn see_state(ctx: BtfTracePointContext) -> i32 {
     let state: u32 = ctx.arg(2);
     // SAFETY: the kernel passes a valid socket.
     let cookie = unsafe { bpf_get_socket_cookie(sk) };
-    let Some((flow, slot)) = find(cookie) else {
+    let Some((flow, slot)) = find(cookie, cookie) else {
         return 0;
     };
     // SAFETY: the map's own memory; a closed socket sends and receives nothing more.

@@ -69,7 +69,7 @@ pub(crate) fn top(place: &Place, args: &Top) -> Result<ExitCode> {
             flows
                 .drain(|turn| match turn {
                     Turn::Begins(flow) => book.learn(flow.mark, place),
-                    Turn::Ends { flow, .. } => ledger.end(flow, &mut book),
+                    Turn::Ends { flow, time } => ledger.end(flow, time, &mut book),
                 })
                 .map_err(failed)?;
             let live: Vec<_> = flows.live().collect();
@@ -96,13 +96,11 @@ pub(crate) fn top(place: &Place, args: &Top) -> Result<ExitCode> {
                 Event::Key(key) if key.kind == KeyEventKind::Press => match state.press(key) {
                     Wish::Nothing => {}
                     Wish::Quit => return Ok(ExitCode::SUCCESS),
-                    wish => {
-                        state.answer = Some(act::act(place, wish));
-                        screen.clear().map_err(no_terminal)?;
-                    }
+                    wish => state.answer = Some(act::act(place, wish)),
                 },
                 Event::Mouse(event) => state.point(event),
-                Event::Resize(..) => {}
+                // Also back to what it was: the terminal has cut what did not fit meanwhile.
+                Event::Resize(..) => screen.clear().map_err(no_terminal)?,
                 _ => continue,
             }
             break;

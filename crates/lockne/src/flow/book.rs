@@ -3,7 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs,
-    time::{Duration, Instant},
+    os::unix::fs::MetadataExt as _,
+    time::{Duration, Instant, SystemTime},
 };
 
 use hyper::Method;
@@ -34,6 +35,8 @@ pub(crate) struct Book {
     policies: BTreeMap<u32, PolicyStatus>,
     /// The first rule with a policy, likewise.
     rules: BTreeMap<PolicyId, String>,
+    /// Which record of the daemon's there was before the last answer: it writes another one with each policy.
+    record: Option<(u64, SystemTime)>,
     /// Marks that the last answer did not have.
     strange: BTreeSet<u32>,
     devices: BTreeMap<String, u32>,
@@ -75,12 +78,16 @@ impl Book {
     /// Asks at once where a mark is younger than the last answer.
     pub(crate) fn learn(&mut self, mark: u32, place: &Place) {
         let mark = mark & self.mask();
-        if mark != 0 && !self.policies.contains_key(&mark) && self.strange.insert(mark) {
+        if mark == 0 || self.policies.contains_key(&mark) {
+            return;
+        }
+        if self.strange.insert(mark) || self.record != record(place) {
             self.ask(place);
         }
     }
 
     fn ask(&mut self, place: &Place) {
+        self.record = record(place);
         let status = Client::new(place).ok().and_then(|client| {
             match client.ask::<Status>(Method::GET, "/v1/status", &()) {
                 Ok(Some(status)) => Some(status),
@@ -178,6 +185,11 @@ impl Book {
         let program = entry.or_insert_with(|| executable(flow));
         program.clone()
     }
+}
+
+fn record(place: &Place) -> Option<(u64, SystemTime)> {
+    let about = fs::metadata(place.state().record()).ok()?;
+    Some((about.ino(), about.modified().ok()?))
 }
 
 /// What the process runs, if its name is still that of the one which made the socket.

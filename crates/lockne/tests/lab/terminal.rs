@@ -1,7 +1,7 @@
 //! A terminal with a command in it: what is typed, and what is on the screen.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{Read as _, Write as _},
     os::fd::OwnedFd,
     process::{Child, Command, ExitStatus, Stdio},
@@ -11,7 +11,6 @@ use std::{
 
 use rustix::{
     fs::{Mode, OFlags},
-    process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
 };
@@ -33,7 +32,7 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Starts `command`, which has its program's name as first argument of setsid(1), in a terminal of this size.
+    /// Starts `command` in a terminal of this size.
     pub(crate) fn start(mut command: Command, columns: u16, rows: u16) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
@@ -118,18 +117,8 @@ impl Terminal {
 
     /// Kills what is in it without a word.
     pub(crate) fn kill(mut self) {
-        for pid in self.children() {
-            kill_process(pid, Signal::KILL).unwrap();
-        }
+        self.child.kill().unwrap();
         self.end();
-    }
-
-    fn children(&self) -> Vec<Pid> {
-        let pid = self.pid();
-        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        let text = text.unwrap_or_default();
-        let numbers = text.split_whitespace().map(|it| it.parse().unwrap());
-        numbers.filter_map(Pid::from_raw).collect()
     }
 
     /// Waits until the command has ended by itself.
@@ -144,9 +133,6 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         // It may have ended by itself.
-        for pid in self.children() {
-            drop(kill_process(pid, Signal::KILL));
-        }
         drop(self.child.kill());
         drop(self.child.wait());
         // It waits for what comes, until no other end is there.

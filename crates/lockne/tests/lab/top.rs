@@ -23,11 +23,11 @@ tests! {
     without_a_terminal_it_says_what_else_there_is needs ["ip"],
 }
 
-/// With a terminal of its own, so that it hears of new sizes.
+/// The terminal becomes its own, so that it hears of new sizes: setsid(1) does that, and then is the command.
 fn top(namespace: &Namespace, state_dir: &str) -> Command {
     let mut command = namespace.command("setsid");
     command
-        .args(["--ctty", "--wait"])
+        .arg("--ctty")
         .arg(env!("CARGO_BIN_EXE_lockne"))
         .args(["--state-dir", state_dir, "top"])
         .env_remove("LOCKNE_SOCKET")
@@ -76,6 +76,7 @@ fn program_is_moved_and_blocked_by_keys() {
         });
     };
 
+    terminal.wait_for("its head", |text| text.contains("APPLICATION"));
     terminal.press("/top-sender\r");
     let pid = sender.0.id().to_string();
     terminal.wait_for("the sender below its policy", |text| {
@@ -106,8 +107,7 @@ fn program_is_moved_and_blocked_by_keys() {
         text.lines().any(|line| line.starts_with("via b"))
     });
 
-    terminal.press("/");
-    terminal.press("\x7f\x7f\x7f\x7f\x7f\x7f\x7f\x7f\x7f\x7fvia b\r");
+    terminal.press("/\x7f\x7f\x7f\x7f\x7f\x7f\x7f\x7f\x7f\x7fvia b\r");
     terminal.wait_for("only the new policy", |text| {
         text.contains("via b") && !text.lines().any(|line| line.starts_with("via a"))
     });
@@ -185,12 +185,9 @@ fn terminal_of_any_size_is_used_and_given_back() {
     }
 }
 
-/// The numbers of the kernel programs that a process and its children hold.
+/// The numbers of the kernel programs that a process holds.
 fn programs_of(pid: u32) -> BTreeSet<u32> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let children = children.unwrap_or_default();
-    let children = children.split_whitespace().map(|it| it.parse().unwrap());
-    let mut programs: BTreeSet<u32> = children.flat_map(programs_of).collect();
+    let mut programs = BTreeSet::new();
     for info in fs::read_dir(format!("/proc/{pid}/fdinfo"))
         .unwrap()
         .flatten()

@@ -79,27 +79,29 @@ fn heading(state: &State) -> Line<'_> {
         Sort::Total => "total",
         Sort::Name => "name",
     };
-    let mut parts = vec![
-        Span::styled("lockne top", STRONG),
-        Span::raw(format!("  by {sort}")),
-        Span::raw(if state.splits_rates {
-            "  rates"
-        } else {
-            "  totals"
-        }),
-    ];
-    if !state.filter.is_empty() {
-        parts.push(Span::raw(format!("  filter `{}`", state.filter)));
+    let warning = |text: String| Span::styled(text, state.look.colour(Color::Yellow));
+    let mut parts = vec![Span::styled("lockne top", STRONG)];
+    // What a narrow terminal must not hide comes first.
+    if state.is_paused {
+        parts.push(warning("  PAUSED".to_owned()));
     }
     if !state.has_daemon {
-        parts.push(Span::raw("  lockne is not active"));
-    }
-    if state.is_paused {
-        parts.push(Span::styled("  PAUSED", state.look.colour(Color::Yellow)));
+        parts.push(warning("  lockne is not active".to_owned()));
     }
     if state.lost > 0 {
-        let lost = format!("  {} lost", output::count(state.lost, "event"));
-        parts.push(Span::styled(lost, state.look.colour(Color::Yellow)));
+        parts.push(warning(format!(
+            "  {} lost",
+            output::count(state.lost, "event")
+        )));
+    }
+    let split = if state.splits_rates {
+        "rates"
+    } else {
+        "totals"
+    };
+    parts.push(Span::raw(format!("  by {sort}  {split}")));
+    if !state.filter.is_empty() {
+        parts.push(Span::raw(format!("  filter `{}`", state.filter)));
     }
     Line::from(parts)
 }
@@ -224,12 +226,17 @@ fn draw_connections(frame: &mut Frame<'_>, state: &State, area: Rect) {
 
 fn connection(state: &State, live: &Live) -> Vec<String> {
     let it = &live.flow;
-    let age = state.now.saturating_sub(it.started) / 1_000_000_000;
+    let until = live.ended.unwrap_or(state.now);
+    let age = until.saturating_sub(it.started) / 1_000_000_000;
+    let word = match live.ended {
+        Some(_) => "closed",
+        None => flow::state(it),
+    };
     vec![
         flow::address(it.remote, it.remote_port),
         output::duration(age),
         flow::protocol(it.protocol),
-        flow::state(it).to_owned(),
+        word.to_owned(),
         output::bytes(it.tx_bytes),
         output::bytes(it.rx_bytes),
     ]
@@ -557,6 +564,26 @@ mod tests {
         let text = shown(&mut state);
 
         assert!(text.contains("3 connections, from 3 on"), "{text}");
+    }
+
+    #[test]
+    fn connection_that_came_and_went_is_shown_once() {
+        let mut state = state();
+        let mut book = Book::of(status(), "work", 5);
+        let short = flow(9, 0, 14, "short", 1000);
+        state.ledger.end(&short, 1_000_000_500, &mut book);
+        state.ledger.tick(&[], &mut book);
+        state.show(&book, 0, 66_000_000_000);
+        let row = state.rows.iter().position(|row| row.label == "short");
+        state.table.select(row);
+        state.show(&book, 0, 66_000_000_000);
+
+        let text = shown(&mut state);
+
+        assert!(text.contains("closed") && text.contains("1000 B"), "{text}");
+        state.ledger.tick(&[], &mut book);
+        state.show(&book, 0, 67_000_000_000);
+        assert!(shown(&mut state).contains("0 connections"));
     }
 
     #[test]

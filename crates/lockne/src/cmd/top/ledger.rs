@@ -70,6 +70,8 @@ pub(super) struct Live {
     pub(super) who: Rc<Who>,
     pub(super) flow: Flow,
     pub(super) rate: u64,
+    /// When it was over, in nanoseconds.
+    pub(super) ended: Option<u64>,
 }
 
 /// What goes into a tunnel.
@@ -95,13 +97,25 @@ pub(super) struct Ledger {
     pub(super) tunnels: BTreeMap<u32, Inside>,
     pub(super) terms: HashMap<PolicyId, Terms>,
     seen: HashMap<u64, Seen>,
+    ended: Vec<Live>,
 }
+
+/// How many connections that ended in a round are shown in it.
+const SHOWN: usize = 1000;
 
 impl Ledger {
     /// Notes what a connection had sent and received when it ended.
-    pub(super) fn end(&mut self, flow: &Flow, book: &mut Book) {
-        self.note(flow, book);
+    pub(super) fn end(&mut self, flow: &Flow, time: u64, book: &mut Book) {
+        let (who, rate) = self.note(flow, book);
         self.seen.remove(&flow.key);
+        if self.ended.len() < SHOWN {
+            self.ended.push(Live {
+                who,
+                flow: *flow,
+                rate,
+                ended: Some(time),
+            });
+        }
     }
 
     /// Adds what is new, and says whose it is and how much.
@@ -132,13 +146,14 @@ impl Ledger {
 
     /// Ends a round: what was new in it is the rate.
     pub(super) fn tick(&mut self, live: &[Flow], book: &mut Book) {
-        self.live.clear();
+        self.live = std::mem::take(&mut self.ended);
         for flow in live {
             let (who, rate) = self.note(flow, book);
             self.live.push(Live {
                 who,
                 flow: *flow,
                 rate,
+                ended: None,
             });
         }
         let keys: HashSet<u64> = live.iter().map(|flow| flow.key).collect();

@@ -11,6 +11,7 @@ use ratatui::{
         event::{DisableMouseCapture, EnableMouseCapture},
         execute,
     },
+    layout::{Position, Rect},
 };
 
 /// The whole terminal, until it is dropped.
@@ -40,9 +41,11 @@ impl Screen {
         self.0.draw(draw).map(drop)
     }
 
-    /// Draws everything anew at the next time.
+    /// Draws everything anew at the next time. Unlike ratatui's `clear`, it asks the terminal nothing: one that is far
+    /// away answers late.
     pub(super) fn clear(&mut self) -> io::Result<()> {
-        self.0.clear()
+        let size = self.0.size()?;
+        self.0.resize(Rect::from((Position::ORIGIN, size)))
     }
 }
 

@@ -296,6 +296,12 @@ impl State {
         }
         match self.mode {
             Mode::Help => self.mode = Mode::Keys,
+            // A line feed, which is what pasted lines end with.
+            Mode::Filter | Mode::Tunnel if key.modifiers.contains(KeyModifiers::CONTROL) => {
+                if key.code == KeyCode::Char('j') {
+                    return self.type_key(KeyCode::Enter);
+                }
+            }
             Mode::Filter | Mode::Tunnel => return self.type_key(key.code),
             Mode::Sure => return self.decide(key.code),
             Mode::Keys => return self.command(key.code),
