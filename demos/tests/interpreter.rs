@@ -11,6 +11,8 @@ use std::{env, fs, net::Ipv4Addr, sync::Mutex};
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use demos_ebpf::{
+    cgroup_skb::{EGRESS, INGRESS},
+    packet_monitor::Packet as Seen,
     ping_monitor::Ping,
     xdp_filter::{DROPPED, PASSED, Rule},
 };
@@ -239,4 +241,92 @@ fn filter_never_reads_beyond_a_packet_wherever_it_is_cut() {
         assert_eq!(xdp_filter(&whole[..len], &rules).0, XDP_PASS);
     }
     assert_eq!(xdp_filter(&whole[..ports], &rules).0, XDP_DROP);
+}
+
+/// What the packet monitor says of a frame.
+fn packet_monitor(frame: &[u8]) -> Seen {
+    let object = Object::parse(demos::object!("01-packet-monitor")).unwrap();
+    let (verdict, world) = run(&object, "monitor", frame, context::skb, |_| {});
+    assert_eq!((verdict, world.records.len()), (GO_ON, 1));
+    // SAFETY: a record is a `Seen`, and those take any bits.
+    unsafe { world.records[0].as_ptr().cast::<Seen>().read_unaligned() }
+}
+
+#[test]
+fn monitor_tells_of_each_packet_as_much_as_is_there() {
+    let whole = tcp6(FAR6, 443);
+    let ports = 14 + 40 + 4;
+    for len in 0..=whole.len() {
+        let seen = packet_monitor(&whole[..len]);
+
+        assert_eq!(seen.len as usize, len);
+        assert_eq!(seen.destination_port, if len < ports { 0 } else { 443 });
+        let is_ip = len >= 14 + 40;
+        assert_eq!(seen.source, if is_ip { FAR6 } else { [0; 16] });
+    }
+    let seen = packet_monitor(&udp4(FAR, 53));
+    assert_eq!((seen.source, seen.destination), (mapped(FAR), mapped(NEAR)));
+    assert_eq!((seen.protocol, seen.source_port), (17, 4000));
+}
+
+/// How many bytes the twin of the classic filter lets a socket have.
+fn socket_filter(frame: &[u8], port: u16) -> u32 {
+    let bytes = demos::object!("07-socket-filter");
+    let object = Object::parse_with(bytes, &[("PORT", &port.to_ne_bytes())], &[]).unwrap();
+    run(&object, "twin", frame, context::skb, |_| {}).0
+}
+
+#[test]
+fn socket_gets_udp_for_its_port_and_nothing_else() {
+    const ALL: u32 = 0xffff;
+    let mut later_fragment = udp4(FAR, 53);
+    later_fragment[14 + 7] = 1;
+    let mut with_options = udp4(FAR, 53);
+    with_options[14] = 0x46;
+    with_options.splice(14 + 20..14 + 20, [1; 4]);
+
+    assert_eq!(socket_filter(&udp4(FAR, 53), 53), ALL);
+    assert_eq!(socket_filter(&with_options, 53), ALL);
+    for frame in [udp4(FAR, 54), tcp6(FAR6, 53), ping4(FAR), later_fragment] {
+        assert_eq!(socket_filter(&frame, 53), 0);
+    }
+    let whole = udp4(FAR, 53);
+    for len in 0..14 + 20 + 4 {
+        assert_eq!(socket_filter(&whole[..len], 53), 0);
+    }
+}
+
+/// Whether the cgroup's `program` lets a packet pass, which has no Ethernet header there.
+fn cgroup(program: &str, frame: &[u8], refused: &[(u32, [u8; 16])]) -> bool {
+    let object = Object::parse(demos::object!("09-cgroup-skb")).unwrap();
+    let (verdict, mut world) = run(&object, program, &frame[14..], context::skb, |world| {
+        for (length, network) in refused {
+            let key = [&length.to_ne_bytes()[..], network].concat();
+            assert!(world.map("REFUSED").set(&key, &[1]));
+        }
+    });
+    let index = if program == "leave" { EGRESS } else { INGRESS };
+    let value = world.map("TRAFFIC").get(&index.to_ne_bytes()).unwrap();
+    let numbers = value.chunks(8);
+    let numbers: Vec<_> = numbers
+        .map(|number| u64::from_ne_bytes(number.try_into().unwrap()))
+        .collect();
+    let len = (frame.len() - 14) as u64;
+    let counted = if verdict == 1 { [1, len, 0] } else { [0, 0, 1] };
+    assert_eq!(numbers, counted);
+    verdict == 1
+}
+
+#[test]
+fn cgroup_refuses_networks_by_whom_it_talks_to() {
+    let to_near = [(120, mapped(NEAR))];
+    let near = [(128, NEAR6)];
+
+    // What leaves is judged by where it goes, what arrives by whence it comes.
+    assert!(!cgroup("leave", &udp4(FAR, 53), &to_near));
+    assert!(!cgroup("arrive", &udp4(FAR, 53), &to_near));
+    assert!(!cgroup("leave", &tcp6(FAR6, 53), &near));
+    assert!(cgroup("arrive", &tcp6(FAR6, 53), &near));
+    assert!(cgroup("leave", &tcp6(FAR6, 53), &to_near));
+    assert!(cgroup("leave", &ping4(FAR), &[]));
 }

@@ -520,8 +520,8 @@ pub struct Config {
     pub dentry_name: u32,
     /// Byte offset of `task_struct.cred`.
     pub task_cred: u32,
-    /// Byte offset of `cred.cap_effective`.
-    pub cred_effective: u32,
+    /// Byte offset of `cred.cap_permitted`.
+    pub cred_permitted: u32,
     /// Byte offset of `cred.user_ns`.
     pub cred_user_ns: u32,
     /// Byte offset of `user_namespace.level`.

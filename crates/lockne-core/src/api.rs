@@ -11,6 +11,7 @@
 //! | `GET /v1/tunnels` | | list of [`TunnelStatus`] |
 //! | `GET /v1/tunnels/NAME` | | [`TunnelStatus`] |
 //! | `DELETE /v1/tunnels/NAME` | | [`TunnelDown`] |
+//! | `GET /metrics` | | text for Prometheus |
 //! | `POST /v1/down` | | [`Removed`] |
 //!
 //! A refusal has a status of 400 or above and a [`Refusal`] as its body. Field names are part of the
@@ -19,8 +20,12 @@
 mod attach;
 mod config;
 mod explain;
+mod metrics;
 
-pub use self::config::{ConfigStatus, RuleStatus};
+pub use self::{
+    config::{ConfigStatus, RuleStatus},
+    metrics::MetricsStatus,
+};
 
 use std::{collections::BTreeSet, net::IpAddr, net::SocketAddr, path::PathBuf};
 
@@ -95,6 +100,19 @@ pub struct Running {
     /// The domains in which its tunnel's configuration has short names searched.
     #[serde(default)]
     pub search: Vec<String>,
+    /// Sockets of those who would ask for names in its place, and whose they are, where the kernel cannot refuse
+    /// them: they are for the program not to see.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open_sockets: Vec<OpenSocket>,
+}
+
+/// A socket by which somebody else asks for names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenSocket {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Who listens there.
+    pub name: String,
 }
 
 /// Asks for a tunnel from a wg-quick file.

@@ -20,12 +20,18 @@
 //!
 //! [default]                               # what no rule matches; without it, that stays as it is
 //! via = "direct"
+//!
+//! [metrics]                               # for Prometheus; without it, nothing listens
+//! listen = "127.0.0.1:9108"
+//! [attach]                                # who may do this without being root, each with own programs only;
+//! users = ["ada"]                         # likewise `[direct]`, `[block]`, `[switch]` and `[own_tunnels]`
 //! ```
 //!
 //! Nothing here looks at the system: texts come in, and either a whole configuration comes out or every problem
 //! of it.
 
 pub mod assign;
+mod metrics;
 mod permission;
 mod problem;
 mod program;
@@ -41,6 +47,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use self::{
+    metrics::Metrics,
     permission::Who,
     problem::{Error, Problem},
     program::{Miss, Program},
@@ -73,6 +80,14 @@ pub struct Config {
     pub direct: Who,
     /// Who may use `block` without being root.
     pub block: Who,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<Metrics>,
+    /// Who may put own programs that run already under a policy without being root.
+    pub attach: Who,
+    /// Who may move own programs from one policy to another, or free them, without being root.
+    pub switch: Who,
+    /// Who may bring up tunnels from files of his own without being root.
+    pub own_tunnels: Who,
     /// Where each rule stands.
     pub places: BTreeMap<RuleName, Place>,
 }

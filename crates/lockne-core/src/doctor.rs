@@ -186,17 +186,30 @@ fn network(facts: &Facts) -> Vec<Finding> {
 }
 
 fn names(facts: &Facts) -> Vec<Finding> {
+    // Where its kernel types cannot be seen, lockne cannot work at all, and says so.
+    let symbols = facts.symbols.as_ref();
+    let refuses = symbols.is_some_and(|has| has.contains(&Symbol::ConnectUnix));
+    // What follows from somebody who answers by a socket.
+    let asked = |finding: Finding| {
+        if refuses {
+            finding.means("a policed program is refused its socket, and asks by itself")
+        } else {
+            finding.means(
+                "a policed program hands its questions to it, and they leave by its own way; only from what root starts \
+                 by `lockne run` its socket is hidden",
+            )
+        }
+    };
+    let level = if refuses { Level::Note } else { Level::Warning };
     let mut findings = Vec::new();
     if facts.nscd {
-        findings.push(
-            finding("nscd", Level::Warning, "nscd answers for names")
-                .means(
-                    "a policed program hands its questions to it, and they leave by nscd's own way",
-                )
-                .remedy(
-                    "`systemctl disable --now nscd`, or `enable-cache hosts no` in /etc/nscd.conf",
-                ),
-        );
+        let mut found = asked(finding("nscd", level, "nscd answers for names"));
+        if !refuses {
+            found = found.remedy(
+                "`systemctl disable --now nscd`, or `enable-cache hosts no` in /etc/nscd.conf",
+            );
+        }
+        findings.push(found);
     }
     let words: Vec<&str> = facts
         .hosts
@@ -204,34 +217,42 @@ fn names(facts: &Facts) -> Vec<Finding> {
         .unwrap_or_default()
         .split_whitespace()
         .collect();
-    let Some(resolve) = words.iter().position(|word| *word == "resolve") else {
-        if findings.is_empty() {
-            findings.push(finding(
-                "names",
-                Level::Good,
-                "programs ask for names themselves",
-            ));
+    if let Some(resolve) = words.iter().position(|word| *word == "resolve") {
+        let rest = &words[resolve + 1..];
+        let stops = rest
+            .first()
+            .is_some_and(|word| word.eq_ignore_ascii_case("[!UNAVAIL=return]"));
+        let found = "systemd-resolved answers for names (`resolve` in nsswitch.conf)";
+        findings.push(asked(finding("names", level, found)));
+        if stops && !rest.contains(&"dns") {
+            findings.push(
+                finding(
+                    "names-fallback",
+                    Level::Warning,
+                    "`resolve [!UNAVAIL=return]` is not followed by `dns` in nsswitch.conf",
+                )
+                .means("where a policed program may not ask systemd-resolved, it finds no names at all: \"Name or service not known\"")
+                .remedy("put `dns` behind it in the `hosts` line of /etc/nsswitch.conf"),
+            );
         }
-        return findings;
-    };
-    let rest = &words[resolve + 1..];
-    let stops = rest
-        .first()
-        .is_some_and(|word| word.eq_ignore_ascii_case("[!UNAVAIL=return]"));
-    findings.push(
-        finding("names", Level::Warning, "systemd-resolved answers for names (`resolve` in nsswitch.conf)")
-            .means("a policed program hands its questions to it, and they leave by its own way unless lockne stops that"),
-    );
-    if stops && !rest.contains(&"dns") {
-        findings.push(
-            finding(
-                "names-fallback",
-                Level::Warning,
-                "`resolve [!UNAVAIL=return]` is not followed by `dns` in nsswitch.conf",
-            )
-            .means("where a policed program may not ask systemd-resolved, it finds no names at all: \"Name or service not known\"")
-            .remedy("put `dns` behind it in the `hosts` line of /etc/nsswitch.conf"),
-        );
+    } else if findings.is_empty() {
+        findings.push(finding(
+            "names",
+            Level::Good,
+            "programs ask for names themselves",
+        ));
+    }
+    let answers = |service: &str| facts.services.contains(&format!("{service}.service"));
+    for (service, name) in [
+        ("systemd-resolved", "systemd-resolved (`resolve1`)"),
+        ("avahi-daemon", "Avahi"),
+    ] {
+        if answers(service) {
+            findings.push(
+                finding("names-dbus", Level::Note, format!("{name} answers for names on the system bus"))
+                    .means("a policed program that asks there gets past its policy: few do, as `resolvectl`; libc does not"),
+            );
+        }
     }
     findings
 }
@@ -307,6 +328,8 @@ mod tests {
             wireguard: false,
             exclusive_hooks: Some(vec!["connect4".to_owned()]),
             sock_destroy: Some(false),
+            hosts: Some("files resolve dns".to_owned()),
+            nscd: true,
             ..machine()
         };
 
@@ -340,6 +363,7 @@ mod tests {
                 "firewalld",
                 "NetworkManager",
                 "docker",
+                "systemd-resolved",
             ]
             .map(|name| format!("{name}.service"))
             .into(),
@@ -383,7 +407,7 @@ mod tests {
         assert!(
             findings
                 .iter()
-                .any(|it| it.subject == "names" && it.level == Level::Warning)
+                .any(|it| it.subject == "names" && it.level == Level::Note)
         );
     }
 }

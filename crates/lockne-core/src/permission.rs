@@ -55,8 +55,8 @@ pub struct Grant {
     /// Whether they may bring up tunnels from files of their own, without hooks, and take these down. Such a file
     /// gives this machine addresses, so this is for those who may configure its network anyway.
     pub tunnels: bool,
-    /// Whether a program that has a policy may get another one, or none. Without it a policed program cannot free
-    /// itself with the help of the daemon.
+    /// Whether own programs that have a policy may get another one, or none. Who asks for it must have none: a
+    /// policed program never frees itself with the help of the daemon.
     pub switch: bool,
 }
 
@@ -113,6 +113,9 @@ pub enum Denied {
     /// Another policy for a program that has one.
     #[error("may not change the policy of a program that has one")]
     Switch,
+    /// Asked for by a program that has a policy itself.
+    #[error("may not ask for this from a program that has a policy")]
+    Policed,
     /// Everything else.
     #[error("may not do this: it is for root only")]
     RootOnly,
@@ -129,9 +132,10 @@ impl Denied {
             Self::Lan(_) => {
                 "`users` of `[direct]`, or the prefix to `lan` of the tunnel".to_owned()
             }
-            Self::Attach | Self::Tunnels | Self::Switch | Self::Hooks | Self::RootOnly => {
-                return None;
-            }
+            Self::Attach => "`users` of `[attach]`".to_owned(),
+            Self::Tunnels => "`users` of `[own_tunnels]`".to_owned(),
+            Self::Switch => "`users` of `[switch]`".to_owned(),
+            Self::Policed | Self::Hooks | Self::RootOnly => return None,
         })
     }
 }
@@ -237,17 +241,28 @@ impl Granted {
         }
     }
 
-    /// Whether a process that is under `present` may get `wanted`.
+    /// Whether a process that is under `present` may get `wanted`, or be free without it, if one under `asker` says so.
     ///
     /// The same again changes nothing, and nothing leaks from a program that loses the network altogether.
     ///
     /// # Errors
     ///
-    /// If it is another policy, and that is not granted.
-    pub fn change(&self, present: Option<&Terms>, wanted: &Terms) -> Result<(), Denied> {
-        let narrows = wanted.action == Action::Block && wanted.lan.is_empty();
+    /// If it is another policy, and that is not granted, or not to be asked for from there.
+    pub fn change(
+        &self,
+        asker: Option<&Terms>,
+        present: Option<&Terms>,
+        wanted: Option<&Terms>,
+    ) -> Result<(), Denied> {
+        let narrows = wanted.is_some_and(|it| it.action == Action::Block && it.lan.is_empty());
+        if narrows || present.is_some() && present == wanted {
+            return Ok(());
+        }
+        if asker.is_some() && asker != wanted {
+            return Err(Denied::Policed);
+        }
         match present {
-            Some(present) if present != wanted && !narrows && !self.switch => Err(Denied::Switch),
+            Some(_) if !self.switch => Err(Denied::Switch),
             _ => Ok(()),
         }
     }
@@ -366,7 +381,30 @@ mod tests {
     }
 
     #[test]
-    fn policed_program_can_only_be_silenced_unless_it_may_switch() {
+    fn policed_program_frees_neither_itself_nor_others() {
+        let granted = Granted {
+            switch: true,
+            ..Granted::default()
+        };
+        let own = via("work");
+        let (direct, block) = (Terms::new(Action::Direct), Terms::new(Action::Block));
+
+        for present in [Some(&own), Some(&block), None] {
+            for wanted in [Some(&direct), None] {
+                assert_eq!(
+                    granted.change(Some(&own), present, wanted),
+                    Err(Denied::Policed)
+                );
+                assert_eq!(granted.change(None, present, wanted), Ok(()));
+            }
+            for wanted in [&own, &block] {
+                assert_eq!(granted.change(Some(&own), present, Some(wanted)), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn policed_program_can_only_be_silenced_unless_it_may_be_switched() {
         let mut granted = Granted::default();
         let present = via("work");
         let lan = Terms {
@@ -375,15 +413,23 @@ mod tests {
         };
 
         for wider in [via("home"), Terms::new(Action::Direct), lan.clone()] {
-            assert_eq!(granted.change(Some(&present), &wider), Err(Denied::Switch));
-            assert_eq!(granted.change(None, &wider), Ok(()));
+            assert_eq!(
+                granted.change(None, Some(&present), Some(&wider)),
+                Err(Denied::Switch)
+            );
+            assert_eq!(granted.change(None, None, Some(&wider)), Ok(()));
         }
-        assert_eq!(granted.change(Some(&present), &present), Ok(()));
         assert_eq!(
-            granted.change(Some(&present), &Terms::new(Action::Block)),
+            granted.change(None, Some(&present), None),
+            Err(Denied::Switch)
+        );
+        assert_eq!(granted.change(None, Some(&present), Some(&present)), Ok(()));
+        assert_eq!(
+            granted.change(None, Some(&present), Some(&Terms::new(Action::Block))),
             Ok(())
         );
         granted.switch = true;
-        assert_eq!(granted.change(Some(&present), &lan), Ok(()));
+        assert_eq!(granted.change(None, Some(&present), Some(&lan)), Ok(()));
+        assert_eq!(granted.change(None, Some(&present), None), Ok(()));
     }
 }

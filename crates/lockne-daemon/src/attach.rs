@@ -17,7 +17,7 @@ use std::{
 use lockne_abi::Member;
 use lockne_core::{
     api::{Attach, Counts, Detach, Moved, MovedProcess},
-    policy::{Action, PolicyId},
+    policy::{Action, PolicyId, Terms},
     rule::Existing,
 };
 use tracing::{info, warn};
@@ -28,7 +28,7 @@ use self::{
     target::Process,
 };
 use crate::{
-    authority::Caller,
+    authority::{Caller, Change},
     daemon::Daemon,
     error::Error,
     kernel::{self, Kernel},
@@ -41,19 +41,24 @@ impl Daemon {
         caller: &Caller,
         request: Attach,
     ) -> Result<Moved, Error> {
-        let roots = target::resolve(&request.target, &caller.peer)?;
+        let roots = target::resolve(&request.target, caller)?;
         Self::require_sane(&request.terms)?;
         if let Some(tunnel) = request.tunnel {
             self.tunnel_up_for(caller, tunnel).await?;
         }
         let (terms, mut notices) = self.ready(caller, request.terms).await?;
+        // Judged before a policy is made for nothing, and again when nothing can come in between.
+        self.police(caller, &roots, Some(&terms))?;
+        notices.extend(self.tell_of_open_sockets(&terms));
         let id = self.policy(terms.clone()).await?;
+        self.police(caller, &roots, Some(&terms))?;
         let terms = self.effective(id).unwrap_or(terms);
         let existing = request.existing.unwrap_or(match terms.action {
             Action::Via(_) | Action::Block => Existing::Reset,
             Action::Direct => Existing::Keep,
         });
-        let mut moved = self.move_all(roots, Some(id), existing, &terms.lan, request.children)?;
+        let capture = Capture::new(roots, Some(id), &self.kernel, request.children, caller);
+        let mut moved = self.move_all(capture, Some(id), existing, &terms.lan)?;
         self.had_job = true;
         notices.append(&mut moved.notices);
         Ok(Moved { notices, ..moved })
@@ -61,7 +66,7 @@ impl Daemon {
 
     /// Takes a program out of its policy.
     pub(crate) fn detach(&mut self, caller: &Caller, request: &Detach) -> Result<Moved, Error> {
-        let roots = target::resolve(&request.target, &caller.peer)?;
+        let roots = target::resolve(&request.target, caller)?;
         if roots
             .iter()
             .all(|root| self.kernel.process(root.pid).is_none())
@@ -73,8 +78,10 @@ impl Daemon {
             }
             .into());
         }
+        self.police(caller, &roots, None)?;
         let existing = request.existing.unwrap_or(Existing::Keep);
-        let mut moved = self.move_all(roots, None, existing, &BTreeSet::new(), request.children)?;
+        let capture = Capture::new(roots, None, &self.kernel, request.children, caller);
+        let mut moved = self.move_all(capture, None, existing, &BTreeSet::new())?;
         if moved.counts.kept > 0 {
             self.keeps_connections = true;
             moved
@@ -84,16 +91,34 @@ impl Daemon {
         Ok(moved)
     }
 
-    /// Gives `roots`, and who descends from them, the policy `id`, and brings their sockets along.
+    /// Whether who asks may give each of these `wanted`, or free them without it.
+    fn police(
+        &self,
+        caller: &Caller,
+        roots: &[Process],
+        wanted: Option<&Terms>,
+    ) -> Result<(), Error> {
+        let asker = self.asker(caller)?;
+        for root in roots {
+            let present = self.present(root.pid);
+            let change = Change {
+                asker: asker.as_ref(),
+                present: present.as_ref(),
+                wanted,
+            };
+            caller.police(root.pid, root.handle(), change)?;
+        }
+        Ok(())
+    }
+
+    /// Gives who is captured, and who descends from them, the policy `id`, and brings their sockets along.
     fn move_all(
         &mut self,
-        roots: Vec<Process>,
+        mut capture: Capture<'_>,
         id: Option<PolicyId>,
         existing: Existing,
         lan: &BTreeSet<ipnet::IpNet>,
-        children: bool,
     ) -> Result<Moved, Error> {
-        let mut capture = Capture::new(roots, id, &self.kernel, children);
         let field = self.options.field;
         let mut sockets = Sockets::default();
         let how = Move {
@@ -138,7 +163,8 @@ impl Daemon {
 }
 
 /// Processes on their way to another policy.
-struct Capture {
+struct Capture<'a> {
+    caller: &'a Caller,
     to: Member,
     children: bool,
     roots: Vec<u32>,
@@ -147,16 +173,25 @@ struct Capture {
     processes: Vec<Process>,
     before: BTreeMap<u32, Member>,
     others: BTreeSet<u32>,
+    /// Those that are not wholly the asker's.
+    strangers: BTreeSet<u32>,
     /// Whether the daemon descends from a root.
     met_daemon: bool,
 }
 
-impl Capture {
-    fn new(roots: Vec<Process>, to: Option<PolicyId>, kernel: &Kernel, children: bool) -> Self {
+impl<'a> Capture<'a> {
+    fn new(
+        roots: Vec<Process>,
+        to: Option<PolicyId>,
+        kernel: &Kernel,
+        children: bool,
+        caller: &'a Caller,
+    ) -> Self {
         let mut from: BTreeSet<_> = roots.iter().map(|root| kernel.process(root.pid)).collect();
         // Who is free has no policy of its own.
         from.insert(None);
         Self {
+            caller,
             // Freed for good: a rule would take it back at its next exec.
             to: Member::chosen(to.map_or(0, PolicyId::get)),
             children,
@@ -165,6 +200,7 @@ impl Capture {
             processes: roots,
             before: BTreeMap::new(),
             others: BTreeSet::new(),
+            strangers: BTreeSet::new(),
             met_daemon: false,
         }
     }
@@ -225,6 +261,13 @@ impl Capture {
             let Some(process) = Process::open(pid) else {
                 return Ok(false);
             };
+            // A setuid program that one of them has started is not the user's, though it descends from what is.
+            if !self.caller.owns(pid, process.handle()).unwrap_or(false) {
+                if !process.has_ended() {
+                    self.strangers.insert(pid);
+                }
+                return Ok(false);
+            }
             self.processes.push(process);
         }
         self.before.entry(pid).or_insert(now);
@@ -284,6 +327,13 @@ impl Capture {
             let all: Vec<_> = self.others.iter().map(ToString::to_string).collect();
             notices.push(format!(
                 "these descendants have a policy of their own, and keep it: {}",
+                all.join(", ")
+            ));
+        }
+        if !self.strangers.is_empty() {
+            let all: Vec<_> = self.strangers.iter().map(ToString::to_string).collect();
+            notices.push(format!(
+                "these descendants are not wholly yours, and stay as they are: {}",
                 all.join(", ")
             ));
         }

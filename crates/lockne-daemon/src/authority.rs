@@ -1,17 +1,21 @@
 //! Who may do what: the one place that decides it.
 //!
 //! Root may do all. Everybody else may do what [`Permissions`] grant him, to own processes. A process that has a
-//! policy gets no other one by asking: else a program could free itself from the policy it was put under.
+//! policy gets no other one by asking, neither for itself nor for others, whatever is granted: else a program could
+//! free itself from the policy it was put under.
 
 use std::{
     collections::BTreeMap,
     fs,
-    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::MetadataExt as _,
+    },
     sync::{Arc, PoisonError, RwLock},
 };
 
 use lockne_core::{
-    api::{Status, TunnelUp},
+    api::{Explanation, Status, TunnelUp},
     permission::{Denied, Granted, Names, Permissions, Subject},
     policy::Terms,
     tunnel::TunnelName,
@@ -31,6 +35,16 @@ const USERS_TUNNELS: usize = 8;
 /// The permissions, shared by the loop that changes them and the requests that are judged by them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Authority(Arc<RwLock<Permissions>>);
+
+/// A process on its way from one policy to another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change<'a> {
+    /// What the process is under that asks for it.
+    pub(crate) asker: Option<&'a Terms>,
+    pub(crate) present: Option<&'a Terms>,
+    /// `None` makes it free.
+    pub(crate) wanted: Option<&'a Terms>,
+}
 
 /// Somebody who asks, with what he may do.
 #[derive(Clone, Debug)]
@@ -153,28 +167,66 @@ impl Caller {
         Ok(())
     }
 
-    /// Whether the process, which is under `present`, may be put under `wanted`.
-    ///
-    /// For a user it must be wholly his: one that runs a setuid program, or hides its memory from him, is not.
+    /// Whether the process may get another policy.
     pub(crate) fn police(
         &self,
         pid: u32,
-        process: &OwnedFd,
-        present: Option<&Terms>,
-        wanted: &Terms,
+        process: impl AsFd,
+        change: Change<'_>,
     ) -> Result<(), Error> {
+        self.require_own(pid, process.as_fd())?;
+        require_our_namespace(pid, process.as_fd())?;
         let Rights::Granted(granted) = &self.rights else {
-            return require_our_namespace(pid, process);
+            return Ok(());
         };
-        if !owns(self.peer.uid, pid, process)? {
-            return Err(Error::NotOwn {
+        let Change {
+            asker,
+            present,
+            wanted,
+        } = change;
+        // Another process could have connected, and then left its number to one that has no policy.
+        if present.is_some() && asker.is_none() && !self.peer.is_certain() && present != wanted {
+            return Err(self.denied(Denied::Switch));
+        }
+        let change = granted.change(asker, present, wanted);
+        change.map_err(|denied| self.denied(denied))
+    }
+
+    /// For a user a process must be wholly his: one that runs a setuid program, or hides its memory from him, is
+    /// not.
+    pub(crate) fn require_own(&self, pid: u32, process: impl AsFd) -> Result<(), Error> {
+        if self.owns(pid, process)? {
+            Ok(())
+        } else {
+            Err(Error::NotOwn {
                 uid: self.peer.uid,
                 pid,
-            });
+            })
         }
-        require_our_namespace(pid, process)?;
-        let change = granted.change(present, wanted);
-        change.map_err(|denied| self.denied(denied))
+    }
+
+    /// The same, as an answer.
+    pub(crate) fn owns(&self, pid: u32, process: impl AsFd) -> Result<bool, Error> {
+        match self.rights {
+            Rights::All => Ok(true),
+            Rights::Granted(_) => owns(self.peer.uid, pid, process),
+        }
+    }
+
+    /// Whether he may put programs that run already under a policy.
+    pub(crate) fn attach(&self) -> Result<(), Error> {
+        match &self.rights {
+            Rights::Granted(granted) if !granted.attach => Err(self.denied(Denied::Attach)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether he may do what a program under `asker` must not, whose tunnels could become others by it.
+    pub(crate) fn unless_policed(&self, asker: Option<&Terms>) -> Result<(), Error> {
+        match self.rights {
+            Rights::Granted(_) if asker.is_some() => Err(self.denied(Denied::Policed)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether he may see a tunnel that `owner` has brought up.
@@ -219,6 +271,23 @@ impl Caller {
         status
     }
 
+    /// What he may see of the way of a process of his own: of its relatives those that are his, and of its tunnel
+    /// no more than he sees otherwise.
+    pub(crate) fn filter_explanation(
+        &self,
+        mut it: Explanation,
+        owner: impl Fn(&TunnelName) -> Option<u32>,
+    ) -> Explanation {
+        if matches!(self.rights, Rights::Granted(_)) {
+            it.descendants
+                .retain(|child| real_user(child.pid) == Some(self.peer.uid));
+            it.tunnel = it
+                .tunnel
+                .filter(|tunnel| self.sees(&tunnel.name, owner(&tunnel.name)));
+        }
+        it
+    }
+
     fn denied(&self, denied: Denied) -> Error {
         Error::Denied {
             uid: self.peer.uid,
@@ -244,7 +313,7 @@ fn names(permissions: &Permissions) -> Names {
 }
 
 /// Policies hold in one network namespace: elsewhere the program would go where it likes.
-fn require_our_namespace(pid: u32, handle: &OwnedFd) -> Result<(), Error> {
+fn require_our_namespace(pid: u32, handle: BorrowedFd<'_>) -> Result<(), Error> {
     let ours = process::own_netns().map_err(Error::Namespace)?;
     let its = process::namespace(pid, "net");
     if has_ended(handle) {
@@ -259,7 +328,7 @@ fn require_our_namespace(pid: u32, handle: &OwnedFd) -> Result<(), Error> {
 
 /// Whether a process is the user's own in the sense of ptrace(2): each of its users is this one, it has got no
 /// group or privilege from the file it executes, and it lets others of this user look at it.
-fn owns(uid: u32, pid: u32, process: &OwnedFd) -> Result<bool, Error> {
+fn owns(uid: u32, pid: u32, process: impl AsFd) -> Result<bool, Error> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"));
     // The kernel gives what the process hides to root (`task_dump_owner` in fs/proc/base.c).
     let owner = fs::metadata(format!("/proc/{pid}/stat")).map(|file| file.uid());

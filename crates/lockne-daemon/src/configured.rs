@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use lockne_core::{
@@ -14,6 +14,7 @@ use lockne_core::{
         assign::{self, Assigned},
     },
     policy::{Action, PolicyId, Terms},
+    rule::RuleName,
     tunnel::TunnelName,
     wgquick,
 };
@@ -25,6 +26,7 @@ use crate::{
     config::{self, Files},
     daemon::Daemon,
     error::Error,
+    metrics::Metrics,
     rules::{CompiledRule, Fallback, Installed, Missing, Outcome},
     socket,
     tunnels::Tunnel,
@@ -44,6 +46,9 @@ pub(crate) struct Configured {
     pub(crate) installed: Installed,
     missing: Vec<Missing>,
     pub(crate) watch: Option<Watch>,
+    /// When what is in force was applied.
+    pub(crate) applied: Option<SystemTime>,
+    pub(crate) metrics: Metrics,
 }
 
 /// What the next daemon must know of it.
@@ -68,6 +73,8 @@ impl Configured {
             installed,
             missing: Vec::new(),
             watch: None,
+            applied: None,
+            metrics: Metrics::default(),
         }
     }
 
@@ -114,6 +121,13 @@ impl Configured {
         }
     }
 
+    /// The first rule whose programs have this policy.
+    pub(crate) fn first_rule(&self, id: PolicyId) -> Option<&str> {
+        let mut rules = self.assigned.rules.iter();
+        let (key, _) = rules.find(|(_, it)| *it == id)?;
+        Some(key.as_ref().map_or("default", RuleName::as_str))
+    }
+
     /// What it shows of itself; `None` if there is nothing to show.
     pub(crate) fn status(&self) -> Option<ConfigStatus> {
         let files = self.files.as_ref()?;
@@ -137,6 +151,7 @@ impl Configured {
             problem: self.problem.clone(),
             rules: rules.collect(),
             default: policy(&None),
+            metrics: self.metrics.status(),
         })
     }
 }
@@ -292,6 +307,9 @@ impl Daemon {
         self.configured.assigned = change.assigned;
         self.configured.texts = texts;
         self.configured.problem = None;
+        self.configured.applied = Some(SystemTime::now());
+        let listen = self.configured.config.metrics.map(|it| it.listen);
+        self.configured.metrics.listen(listen).await;
         let mut permissions = self.options.permissions.clone();
         permissions.grants.extend(self.configured.config.grants());
         self.authority.set(permissions);

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use crate::{
     Options, SocketOf,
-    authority::{Authority, Caller, Owners},
+    authority::{Authority, Caller, Change, Owners},
     configured::Configured,
     dns::Stub,
     error::Error,
@@ -120,6 +120,9 @@ impl Daemon {
         let mut kernel = Kernel::open(&options.state.pins(), field)?;
         // Started by a policed program, its tunnels' own packets would go into themselves.
         kernel.exempt(std::process::id())?;
+        for feature in &options.without {
+            kernel.forgo(*feature)?;
+        }
         let mut daemon = Self {
             authority: Authority::new(options.permissions.clone()),
             owners: Owners::new(),
@@ -180,6 +183,7 @@ impl Daemon {
         announce: Announce,
     ) -> Result<(), Error> {
         let (sender, mut commands) = mpsc::channel(64);
+        self.configured.metrics.start(sender.clone()).await;
         let (stop, stopped) = oneshot::channel::<()>();
         let mut server = pin!(server::serve(
             listener,
@@ -301,8 +305,11 @@ impl Daemon {
                 };
                 drop(reply.send(status));
             }
+            Command::Metrics(reply) => drop(reply.send(self.measure().await)),
             Command::Run(caller, run, reply) => drop(reply.send(self.run(&caller, run).await)),
-            Command::Explain(pid, reply) => drop(reply.send(self.explain(pid).await)),
+            Command::Explain(caller, pid, reply) => {
+                drop(reply.send(self.explain(&caller, pid).await));
+            }
             // Whoever asked has thought better of it: then nothing is changed.
             Command::Attach(_, _, reply) | Command::Detach(_, _, reply) if reply.is_closed() => {}
             Command::Attach(caller, request, reply) => {
@@ -318,11 +325,7 @@ impl Daemon {
                 }
             }
             Command::TunnelDown(caller, name, reply) => {
-                let down = match caller.tunnel_down(self.owner(&name)) {
-                    Ok(()) => self.tunnel_down(&name).await,
-                    Err(error) => Err(error),
-                };
-                drop(reply.send(down));
+                drop(reply.send(self.tunnel_down_for(&caller, &name).await));
             }
             Command::Down(reply) => return Some(reply),
         }
@@ -337,15 +340,18 @@ impl Daemon {
         }
         let (terms, mut notices) = self.ready(caller, run.terms).await?;
         // Judged before a policy is made for nothing, and again when nothing can come in between.
-        let present = |daemon: &Self| {
-            // A policy that is not known here is not his to leave either.
-            let unknown = || Terms::new(Action::Block);
-            let id = daemon.kernel.process(pid)?;
-            Some(daemon.policies.get(&id).cloned().unwrap_or_else(unknown))
+        let police = |daemon: &Self| {
+            let present = daemon.present(pid);
+            let change = Change {
+                asker: present.as_ref(),
+                present: present.as_ref(),
+                wanted: Some(&terms),
+            };
+            caller.police(pid, &*handle, change)
         };
-        caller.police(pid, &handle, present(self).as_ref(), &terms)?;
+        police(self)?;
         let id = self.policy(terms.clone()).await?;
-        caller.police(pid, &handle, present(self).as_ref(), &terms)?;
+        police(self)?;
         let terms = self.effective(id).unwrap_or(terms);
         let before = self.kernel.standing(pid);
         self.kernel.set_process(pid, Some(id))?;
@@ -371,7 +377,30 @@ impl Daemon {
             notices,
             resolvers: self.resolvers(&terms),
             search: self.search_domains(&terms),
+            open_sockets: self.open_sockets(&terms),
         })
+    }
+
+    /// What a process is under.
+    pub(crate) fn present(&self, pid: u32) -> Option<Terms> {
+        // A policy that is not known here is not a user's to leave either.
+        let unknown = || Terms::new(Action::Block);
+        let id = self.kernel.process(pid)?;
+        Some(self.policies.get(&id).cloned().unwrap_or_else(unknown))
+    }
+
+    /// What the process is under that asks. Root may ask from where he likes.
+    pub(crate) fn asker(&self, caller: &Caller) -> Result<Option<Terms>, Error> {
+        if caller.root().is_ok() {
+            return Ok(None);
+        }
+        let (pid, handle) = caller.peer.process()?;
+        let present = self.present(pid);
+        // Else that could be what the number's next owner is under.
+        if has_ended(&handle) {
+            return Err(Error::NoProcess);
+        }
+        Ok(present)
     }
 
     /// Who has brought a tunnel up, if it was not root.
@@ -428,7 +457,6 @@ impl Daemon {
             notices.clear();
         }
         self.check_resolvers(&terms)?;
-        notices.extend(self.open_sockets(&terms));
         Ok((terms, notices))
     }
 

@@ -5,12 +5,12 @@ mod stub;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::Path,
 };
 
 use ipnet::IpNet;
 use lockne_abi::{Endpoint, Resolver, Resolvers, words};
 use lockne_core::{
+    api::OpenSocket,
     plan,
     policy::{Action, Policy, PolicyId, Terms},
     tunnel::TunnelName,
@@ -68,15 +68,24 @@ impl Daemon {
         Ok(())
     }
 
-    /// What to say of resolvers that a program can ask by a socket, where this kernel cannot keep it from
-    /// that.
-    pub(crate) fn open_sockets(&self, terms: &Terms) -> Option<String> {
+    /// The sockets of resolvers that a program can ask by, where this kernel cannot keep it from that.
+    pub(crate) fn open_sockets(&self, terms: &Terms) -> Vec<OpenSocket> {
         let is_missing = self.kernel.missing().contains(&Feature::UnixSockets);
         if !is_missing || terms.action == Action::Direct {
-            return None;
+            return Vec::new();
         }
-        let here = SOCKETS.iter().find(|(path, _)| Path::new(path).exists());
-        here.map(|(_, name)| {
+        let sockets = SOCKETS.into_iter().map(|(path, name)| OpenSocket {
+            path: path.into(),
+            name: name.to_owned(),
+        });
+        sockets.collect()
+    }
+
+    /// What to say of them where nothing can be done.
+    pub(crate) fn tell_of_open_sockets(&self, terms: &Terms) -> Option<String> {
+        let sockets = self.open_sockets(terms);
+        let here = sockets.iter().find(|socket| socket.path.exists());
+        here.map(|OpenSocket { name, .. }| {
             format!(
                 "this kernel cannot keep the program from asking {name}, which asks on outside of the policy; \
                  Linux {} can",

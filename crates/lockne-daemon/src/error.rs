@@ -263,10 +263,13 @@ impl Error {
             Self::NotOurs { .. } => Some("take it down with what made it".to_owned()),
             Self::Denied { denied, .. } => Some(match denied {
                 Denied::Switch => {
-                    "it keeps the policy it has; start the program anew from outside of it".to_owned()
+                    "it keeps the policy it has; start the program anew, or let an administrator add the user to `users` of `[switch]` in /etc/lockne/lockne.toml".to_owned()
+                }
+                Denied::Policed => {
+                    "ask from a program that has no policy, such as another terminal".to_owned()
                 }
                 Denied::Tunnels => {
-                    "use a tunnel that the administrator has given you, `--via NAME`, or run it with sudo"
+                    "use a tunnel that the administrator has given you, `--via NAME`; or let him add the user to `users` of `[own_tunnels]` in /etc/lockne/lockne.toml"
                         .to_owned()
                 }
                 _ => match denied.remedy() {

@@ -24,6 +24,7 @@ use crate::{
         target::{self, Process},
         tree::{self, Stat},
     },
+    authority::Caller,
     daemon::Daemon,
     error::Error,
     reconcile::tunnel_of,
@@ -38,9 +39,11 @@ const FAR: [IpAddr; 2] = [
 
 impl Daemon {
     /// Explains the way of a process.
-    pub(crate) async fn explain(&self, pid: u32) -> Result<Explanation, Error> {
+    pub(crate) async fn explain(&self, caller: &Caller, pid: u32) -> Result<Explanation, Error> {
         let gone = || Error::from(TargetError::NoPid { pid });
+        target::require_same_numbers(&caller.peer)?;
         let process = Process::open(pid).ok_or_else(gone)?;
+        caller.require_own(pid, process.handle())?;
         let stat = Stat::read(pid).ok_or_else(gone)?;
         let uid = fs::metadata(format!("/proc/{pid}"))
             .map_err(|_| gone())?
@@ -65,7 +68,7 @@ impl Daemon {
             })
         });
         let sockets = sockets::of(&process)?.into_iter();
-        let mut it = Explanation {
+        let it = Explanation {
             pid,
             name: process.name.clone(),
             uid,
@@ -88,10 +91,12 @@ impl Daemon {
             why: String::new(),
             advice: Vec::new(),
         };
-        // Else all that could be told of the number's next owner.
+        // Else all that could be told of the number's next owner; or it has become another user's meanwhile.
         if process.has_ended() {
             return Err(gone());
         }
+        caller.require_own(pid, process.handle())?;
+        let mut it = caller.filter_explanation(it, |name| self.owner(name));
         it.why = explain::why(&it);
         it.advice = explain::advice(&it);
         Ok(it)

@@ -32,6 +32,10 @@ pub(crate) struct Failover {
     chosen: BTreeMap<PolicyId, TunnelName>,
     /// The policies by which pings go into a tunnel.
     ways: BTreeMap<TunnelName, PolicyId>,
+    /// How often each tunnel failed or worked again.
+    changes: BTreeMap<TunnelName, u64>,
+    /// How often the programs of each policy went to another tunnel.
+    switches: BTreeMap<PolicyId, u64>,
     pings: BTreeMap<TunnelName, Ping>,
 }
 
@@ -49,6 +53,18 @@ impl Failover {
             Some(name) => self.chosen.insert(id, name.clone()),
             None => self.chosen.remove(&id),
         };
+    }
+
+    /// Whether a tunnel works, and how often that changed; of those that are looked at.
+    pub(crate) fn health(&self, name: &TunnelName) -> Option<(bool, u64)> {
+        let health = self.health.get(name)?;
+        let changes = self.changes.get(name).copied().unwrap_or_default();
+        Some((health.works(), changes))
+    }
+
+    /// How often the programs of a policy went to another tunnel.
+    pub(crate) fn switches(&self, id: PolicyId) -> u64 {
+        self.switches.get(&id).copied().unwrap_or_default()
     }
 
     /// Whether pings need a policy.
@@ -72,6 +88,7 @@ impl Daemon {
         self.failover.health.retain(|name, _| keep(name));
         self.failover.ways.retain(|name, _| keep(name));
         self.failover.pings.retain(|name, _| keep(name));
+        self.failover.changes.retain(|name, _| keep(name));
         for name in &names {
             let Ok(status) = self.tunnel_status(name).await else {
                 self.observe(name, Sign::default());
@@ -97,6 +114,7 @@ impl Daemon {
                 "does not work"
             };
             info!(tunnel = %name, "{state}");
+            *self.failover.changes.entry(name.clone()).or_default() += 1;
         }
     }
 
@@ -169,6 +187,12 @@ impl Daemon {
                 chosen.insert(*id, now.clone());
             }
         }
+        for id in &moved {
+            *self.failover.switches.entry(*id).or_default() += 1;
+        }
+        // A number that is given anew begins anew.
+        let switches = &mut self.failover.switches;
+        switches.retain(|id, _| chosen.contains_key(id));
         self.failover.chosen = chosen;
         if moved.is_empty() {
             return Ok(());

@@ -19,6 +19,7 @@ mod stamp;
 mod strict;
 pub(crate) mod sys;
 mod unix;
+mod usage;
 
 use std::{
     collections::BTreeSet,
@@ -117,6 +118,18 @@ impl Kernel {
     #[must_use]
     pub fn missing(&self) -> &[Feature] {
         &self.missing
+    }
+
+    /// Goes without something, as on a kernel that has it not.
+    pub(crate) fn forgo(&mut self, feature: Feature) -> Result<(), Error> {
+        if self.missing.contains(&feature) {
+            return Ok(());
+        }
+        match feature {
+            Feature::UnixSockets => unix::detach(&self.pins)?,
+        }
+        self.missing.push(feature);
+        Ok(())
     }
 
     /// Whether programs are pinned below `pins`.
@@ -223,7 +236,7 @@ impl Kernel {
     /// If there is no such process, or its id is beyond what could be one at load.
     pub fn set_process(&mut self, pid: u32, policy: Option<PolicyId>) -> Result<(), Error> {
         let member = policy.map_or(Member::FREE, |id| Member::chosen(id.get()));
-        self.reading.processes.set(pid, member)
+        self.set_standing(pid, member)
     }
 
     /// Frees a process for good: neither it nor its children are given a policy by a rule.
@@ -237,7 +250,8 @@ impl Kernel {
 
     /// Puts a process where [`Reading::standing`] found it.
     pub(crate) fn set_standing(&mut self, pid: u32, member: Member) -> Result<(), Error> {
-        self.reading.processes.set(pid, member)
+        self.reading.processes.set(pid, member)?;
+        strict::consider(&mut self.ebpf, pid, member)
     }
 
     /// Gives a process a policy by a rule, unless it has another one than `from` by now or one that was
@@ -253,9 +267,14 @@ impl Kernel {
         to: Option<PolicyId>,
     ) -> Result<bool, Error> {
         let member = |id: Option<PolicyId>| Member::by_rule(id.map_or(0, PolicyId::get));
-        self.reading
+        let done = self
+            .reading
             .processes
-            .exchange(pid, member(from), member(to))
+            .exchange(pid, member(from), member(to))?;
+        if done {
+            strict::consider(&mut self.ebpf, pid, member(to))?;
+        }
+        Ok(done)
     }
 
     /// Puts a whole set of rules in the place of the one before, at once.

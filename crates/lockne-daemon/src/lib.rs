@@ -14,6 +14,7 @@ mod failover;
 pub mod inherited;
 pub mod kernel;
 pub mod leftover;
+mod metrics;
 pub mod observe;
 mod peer;
 mod ping;
@@ -47,6 +48,7 @@ pub use lockne_abi::MarkField;
 
 use crate::{
     daemon::Daemon,
+    kernel::Feature,
     ready::{Announce, Ready},
     state_dir::{Lock, StateDir},
 };
@@ -68,6 +70,8 @@ pub struct Options {
     pub config: Option<config::Files>,
     /// What users other than root may ask for.
     pub permissions: Permissions,
+    /// What the kernel has, and it does without all the same.
+    pub without: Vec<Feature>,
 }
 
 /// Whose a control socket is.

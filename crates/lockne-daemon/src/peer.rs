@@ -20,6 +20,8 @@ pub(crate) struct Peer {
     pub(crate) gids: BTreeSet<u32>,
     /// The process itself, which its number can lose to another one.
     handle: Option<Arc<OwnedFd>>,
+    /// Whether the handle is that of the process that connected for certain.
+    is_certain: bool,
 }
 
 impl Peer {
@@ -30,19 +32,25 @@ impl Peer {
                 uid: u32::MAX,
                 gids: BTreeSet::new(),
                 handle: None,
+                is_certain: false,
             };
         };
         let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
         let mut gids = groups(stream.as_fd()).unwrap_or_default();
         gids.insert(credentials.gid());
+        let handle = pid.and_then(|pid| handle(stream.as_fd(), pid));
         Self {
             pid,
             uid: credentials.uid(),
             gids,
-            handle: pid
-                .and_then(|pid| handle(stream.as_fd(), pid))
-                .map(Arc::new),
+            is_certain: handle.as_ref().is_some_and(|it| it.1),
+            handle: handle.map(|it| Arc::new(it.0)),
         }
+    }
+
+    /// Whether [`Self::process`] is who connected for certain, and not the next owner of its number.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.is_certain
     }
 
     /// The process, if it still lives.
@@ -56,14 +64,16 @@ impl Peer {
     }
 }
 
-/// A handle on the process that connected.
+/// A handle on the process that connected, and whether that is certain.
 ///
 /// Before Linux 6.5 the kernel gives none, and in between its number may have got another owner. Who asks for
 /// more than root is judged by what the handle leads to, so nobody gets at a process of another user by that.
-fn handle(stream: BorrowedFd<'_>, pid: u32) -> Option<OwnedFd> {
+fn handle(stream: BorrowedFd<'_>, pid: u32) -> Option<(OwnedFd, bool)> {
     match peer_pidfd(stream) {
-        Ok(handle) => Some(handle),
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => process::open(pid).ok(),
+        Ok(handle) => Some((handle, true)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+            Some((process::open(pid).ok()?, false))
+        }
         Err(_) => None,
     }
 }

@@ -16,7 +16,7 @@ use axum::{
         DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State,
         rejection::{JsonRejection, PathRejection},
     },
-    http::{StatusCode, request::Parts},
+    http::{HeaderMap, StatusCode, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, post},
     serve::Listener,
@@ -47,6 +47,7 @@ use crate::{
     authority::{Authority, Caller},
     connection::{self, Connections},
     error::Error,
+    metrics::{Pages, Samples},
     peer::Peer,
     state_dir::remove_socket,
     wireguard::Wireguard,
@@ -64,8 +65,9 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 /// What a client wants of the daemon.
 pub(crate) enum Command {
     Status(Caller, Reply<Status>),
+    Metrics(Reply<Samples>),
     Run(Caller, Run, Reply<Running>),
-    Explain(u32, Reply<Explanation>),
+    Explain(Caller, u32, Reply<Explanation>),
     Attach(Caller, Attach, Reply<Moved>),
     Detach(Caller, Detach, Reply<Moved>),
     TunnelUp(Caller, TunnelUp, Reply<TunnelStatus>),
@@ -104,6 +106,7 @@ pub(crate) async fn serve(
     stop: impl Future,
 ) {
     let router = Router::new()
+        .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
         .route("/v1/run", post(run))
         .route("/v1/processes/{pid}", get(explain))
@@ -116,9 +119,9 @@ pub(crate) async fn serve(
         .method_not_allowed_fallback(no_such_path)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(Extension(authority))
+        .layer(Extension(Pages::new(commands.clone())))
         .with_state(commands);
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    let http = http();
     let connections = GracefulShutdown::new();
     let seats = Connections::default();
     let mut stop = pin!(stop);
@@ -149,11 +152,28 @@ pub(crate) async fn serve(
     connections.shutdown().await;
 }
 
+/// HTTP that does not wait for long.
+pub(crate) fn http() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    http
+}
+
 type Commands = State<mpsc::Sender<Command>>;
 type Answer<T> = Result<Json<T>, Error>;
 
 async fn status(State(commands): Commands, Asker(caller): Asker) -> Answer<Status> {
     ask(&commands, |reply| Command::Status(caller, reply)).await
+}
+
+/// The same page that Prometheus gets, where it is configured.
+async fn metrics(
+    Extension(pages): Extension<Pages>,
+    Asker(caller): Asker,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    caller.root()?;
+    pages.answer(&headers).await
 }
 
 async fn run(
@@ -170,9 +190,8 @@ async fn explain(
     Asker(caller): Asker,
     pid: Result<Path<u32>, PathRejection>,
 ) -> Answer<Explanation> {
-    caller.root()?;
     let Path(pid) = pid.map_err(|rejection| Error::BadRequest(rejection.body_text()))?;
-    ask(&commands, |reply| Command::Explain(pid, reply)).await
+    ask(&commands, |reply| Command::Explain(caller, pid, reply)).await
 }
 
 async fn attach(
@@ -180,7 +199,7 @@ async fn attach(
     Asker(caller): Asker,
     Body(request): Body<Attach>,
 ) -> Answer<Moved> {
-    caller.root()?;
+    caller.attach()?;
     let permit = with_tunnel(&commands, &caller, request.tunnel.as_ref()).await?;
     answer(permit, |reply| Command::Attach(caller, request, reply)).await
 }
@@ -190,7 +209,6 @@ async fn detach(
     Asker(caller): Asker,
     Body(request): Body<Detach>,
 ) -> Answer<Moved> {
-    caller.root()?;
     ask(&commands, |reply| Command::Detach(caller, request, reply)).await
 }
 

@@ -54,8 +54,9 @@ impl Daemon {
     /// Every tunnel that a policy names or that lockne brought up.
     pub(crate) async fn tunnel_statuses(&self) -> Result<Vec<TunnelStatus>, Error> {
         let mut statuses = Vec::new();
+        let mut links = self.netlink.links().await?;
         for name in self.names() {
-            let link = self.netlink.link(&name).await?;
+            let link = links.remove(name.as_str());
             statuses.push(self.describe(name, link).await?);
         }
         Ok(statuses)

@@ -69,6 +69,7 @@ impl Daemon {
         request: TunnelUp,
     ) -> Result<TunnelStatus, Error> {
         caller.tunnel_up(&request)?;
+        caller.unless_policed(self.asker(caller)?.as_ref())?;
         let name = request.name.clone();
         if caller.root().is_ok() {
             return self.tunnel_up(request).await;
@@ -115,6 +116,17 @@ impl Daemon {
             return Err(error);
         }
         self.tunnel_status(&name).await
+    }
+
+    /// Takes a tunnel down for somebody.
+    pub(crate) async fn tunnel_down_for(
+        &mut self,
+        caller: &Caller,
+        name: &TunnelName,
+    ) -> Result<TunnelDown, Error> {
+        caller.tunnel_down(self.owner(name))?;
+        caller.unless_policed(self.asker(caller)?.as_ref())?;
+        self.tunnel_down(name).await
     }
 
     /// Takes a tunnel down. Programs that use it are silent from then on.

@@ -16,9 +16,10 @@ mod udp;
 mod watch;
 
 use std::{
+    collections::BTreeMap,
     io::{self, ErrorKind},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lockne_core::{
@@ -203,6 +204,12 @@ impl Wireguard {
     /// Fails if the kernel cannot be asked.
     pub async fn status(&self) -> Result<Vec<PeerStatus>, Error> {
         self.watched.status().await
+    }
+
+    /// When the last handshake with each peer was, by its public key, as far as [`status`](Self::status) has seen.
+    #[must_use]
+    pub fn handshakes(&self) -> BTreeMap<String, Instant> {
+        self.watched.handshakes()
     }
 
     /// How many bytes have come, beside those in [`status`](Self::status), only to say that a far end is there.

@@ -39,7 +39,7 @@ static CONFIG: Config = Config {
     dentry_inode: 0,
     dentry_name: 0,
     task_cred: 0,
-    cred_effective: 0,
+    cred_permitted: 0,
     cred_user_ns: 0,
     user_ns_level: 0,
     padding: 0,
@@ -86,7 +86,7 @@ fields! {
     dentry_inode: u32,
     dentry_name: u32,
     task_cred: u32,
-    cred_effective: u32,
+    cred_permitted: u32,
     cred_user_ns: u32,
     user_ns_level: u32,
 }

@@ -25,7 +25,7 @@ use lockne_abi::{
 use crate::{
     config,
     family::{Task, load, set},
-    map, process,
+    map, process, strict,
 };
 
 /// Each rule once in either slot, and room for what goes while the next comes.
@@ -98,26 +98,27 @@ pub(crate) fn decide_exec(ctx: BtfTracePointContext) -> i32 {
     let task: *const u8 = ctx.arg(0);
     let exec: *const u8 = ctx.arg(2);
     let generation = generation();
-    if generation == 0 {
-        return 0;
-    }
     let tgid = Task::of(task).tgid;
     let record = process::record(tgid);
     // SAFETY: the map's own memory.
     let member = record.map_or(Member::FREE, |record| unsafe { record.read_volatile() });
-    if member.is_chosen() {
-        return 0;
-    }
-    let decided = decide(generation, task, exec, member);
-    if decided == 0 || decided == u32::from(member.policy()) {
-        return 0;
-    }
-    match record {
-        Some(record) => {
-            set(record, Member::by_rule(decided as u8));
-            map::count_fork();
+    let mut policy = u32::from(member.policy());
+    if generation != 0 && !member.is_chosen() {
+        let decided = decide(generation, task, exec, member);
+        if decided != 0 && decided != policy {
+            policy = decided;
+            match record {
+                Some(record) => {
+                    set(record, Member::by_rule(decided as u8));
+                    map::count_fork();
+                }
+                None => process::overflow(),
+            }
         }
-        None => process::overflow(),
+    }
+    if policy != 0 {
+        // A program may gain rights by this, and it may have sockets that are older than its policy.
+        strict::consider();
     }
     0
 }

@@ -2,7 +2,8 @@
 //!
 //! A program with `CAP_NET_ADMIN` or `CAP_NET_RAW` can mark a single datagram by a control message, which
 //! changes the packet's mark and not the socket's. To ask each packet for its socket costs 22 ns, so it is
-//! done only once such a program, under a policy, has made a socket.
+//! done only once such a program has come under a policy, or has made a socket there. The daemon looks at those
+//! that it puts under one. What counts is what a program may have: it can take that up at any time, and no hook sees it.
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel};
 
@@ -58,7 +59,7 @@ fn can_mark() -> bool {
         return true;
     };
     let (Some(rights), Some(namespace)) = (
-        read::<u64>(cred, config::cred_effective()),
+        read::<u64>(cred, config::cred_permitted()),
         read::<u64>(cred, config::cred_user_ns()),
     ) else {
         return true;

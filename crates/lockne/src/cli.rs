@@ -223,6 +223,9 @@ pub(crate) struct Daemon {
     /// Grants for users other than root, as JSON
     #[arg(long, hide = true, value_name = "FILE")]
     pub(crate) grants: Option<PathBuf>,
+    /// Do without what the kernel has, as on one that has it not
+    #[arg(long, hide = true, value_name = "FEATURE")]
+    pub(crate) without: Vec<lockne_daemon::kernel::Feature>,
 }
 
 /// A prefix; an address alone means that address only.

@@ -5,8 +5,11 @@
 mod cli;
 mod client;
 mod cmd;
+#[cfg(test)]
+mod documented;
 mod failure;
 mod flow;
+mod hidden;
 mod output;
 mod resolv_conf;
 mod sigpipe;

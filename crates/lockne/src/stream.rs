@@ -17,6 +17,7 @@ use anstyle::Style;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use unicode_width::UnicodeWidthChar as _;
 
 pub(crate) use self::clock::Clock;
 use crate::{
@@ -110,16 +111,9 @@ pub(crate) struct Lines {
 
 impl Lines {
     pub(crate) fn new() -> Self {
-        let stdout = io::stdout();
-        let width = stdout
-            .is_terminal()
-            .then(|| rustix::termios::tcgetwinsize(&stdout).ok())
-            .flatten()
-            .map(|size| usize::from(size.ws_col))
-            .filter(|width| *width > 0);
         Self {
-            stream: BufWriter::with_capacity(1 << 16, AutoStream::auto(stdout)),
-            width,
+            stream: BufWriter::with_capacity(1 << 16, AutoStream::auto(io::stdout())),
+            width: width(),
             failed: None,
         }
     }
@@ -152,6 +146,8 @@ impl Lines {
     /// Hands on what was printed so far.
     pub(crate) fn flush(&mut self) -> bool {
         let result = self.stream.flush();
+        // Terminals change their size.
+        self.width = width();
         self.note(result)
     }
 
@@ -177,33 +173,58 @@ impl Lines {
     }
 }
 
+/// How many columns the terminal has, if stdout is one.
+fn width() -> Option<usize> {
+    let stdout = io::stdout();
+    let size = stdout
+        .is_terminal()
+        .then(|| rustix::termios::tcgetwinsize(&stdout).ok())
+        .flatten();
+    size.map(|size| usize::from(size.ws_col))
+        .filter(|width| *width > 0)
+}
+
 /// The line with its styles, no wider than `width`.
 fn fit(parts: &[Part], width: Option<usize>) -> String {
     let mut left = width.unwrap_or(usize::MAX);
     let mut line = String::new();
     for (style, text) in parts {
-        let part: String = text.chars().take(left).collect();
-        left = left.saturating_sub(part.chars().count());
-        if part.is_empty() {
-            continue;
+        let mut end = 0;
+        for (at, letter) in text.char_indices() {
+            let columns = letter.width().unwrap_or(0);
+            if columns > left {
+                // Nothing that comes later may take the place of what did not fit.
+                left = 0;
+                break;
+            }
+            left -= columns;
+            end = at + letter.len_utf8();
         }
-        let _ = write!(line, "{style}{part}{style:#}");
+        let part = &text[..end];
+        if !part.is_empty() {
+            let _ = write!(line, "{style}{part}{style:#}");
+        }
     }
     line.truncate(line.trim_end_matches(' ').len());
     line
 }
 
-/// Text of others as it can be shown: no control characters.
+/// Text of others as it can be shown: no control characters, and none that turn the order of letters around.
 pub(crate) fn shown(bytes: &[u8]) -> String {
     let mut text = String::new();
     for letter in String::from_utf8_lossy(bytes).chars() {
-        if letter.is_control() {
+        if letter.is_control() || is_turning(letter) {
             text.extend(letter.escape_default());
         } else {
             text.push(letter);
         }
     }
     text
+}
+
+/// Whether a letter decides in which direction others are shown.
+const fn is_turning(letter: char) -> bool {
+    matches!(letter, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}')
 }
 
 /// The bytes before the first zero.
@@ -265,11 +286,28 @@ mod tests {
     }
 
     #[test]
+    fn wide_letters_take_two_columns_and_accents_none() {
+        let fits = |text: &str, width| fit(&[(Style::new(), text.to_owned())], Some(width));
+
+        assert_eq!(fits("日本語", 5), "日本");
+        assert_eq!(fits("日本語", 6), "日本語");
+        assert_eq!(fits("e\u{301}e\u{301}x", 2), "e\u{301}e\u{301}");
+        assert_eq!(fits("🦀🦀", 1), "");
+        // A narrow one behind it does not slip in.
+        let parts = [
+            (Style::new(), "日".to_owned()),
+            (Style::new(), "x".to_owned()),
+        ];
+        assert_eq!(fit(&parts, Some(1)), "");
+    }
+
+    #[test]
     fn text_of_others_has_no_control_characters() {
         assert_eq!(
             shown("caf\u{e9} \x1b[31m\n".as_bytes()),
             "caf\u{e9} \\u{1b}[31m\\n"
         );
+        assert_eq!(shown("a\u{202e}b".as_bytes()), "a\\u{202e}b");
         assert_eq!(until_zero(b"ab\0c"), b"ab");
     }
 

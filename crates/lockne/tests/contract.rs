@@ -9,6 +9,7 @@ fn every_test_that_the_contract_names_is_there() {
     let places = [
         ("kernel/", "crates/lockne-daemon/tests/kernel"),
         ("plan/", "crates/lockne-core/src/plan"),
+        ("cli/", "crates/lockne/tests/cli"),
         ("", "crates/lockne/tests/lab"),
     ];
 

@@ -24,7 +24,7 @@ const PAGES: [&str; 1] = ["docs/ebpf-primer.md"];
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Change nothing; fail if the slides are not what template, sources and results make, if the C
-    /// beside the Rust does not compile, or if presenterm cannot show every slide whole
+    /// beside the Rust does not compile, if a note has no time or a live part no way out, or if presenterm cannot show every slide whole
     #[arg(long)]
     check: bool,
 }
@@ -44,7 +44,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     for page in PAGES {
         excerpt::check_page(root, page)?;
     }
-    excerpt::compile_c(root)?;
+    excerpt::compile(root)?;
     let count = slides::check(root, SLIDES)?;
     say(&format!("{SLIDES}: {count} slides, each fits the screen"));
     Ok(())

@@ -1,7 +1,7 @@
 //! Drops packets by sender and port, as told on the command line and on stdin.
 
 use std::{
-    io::{ErrorKind, Write as _, stdout},
+    io::{self, ErrorKind, IsTerminal as _, Write as _, stdout},
     net::IpAddr,
     process::ExitCode,
     str::FromStr,
@@ -21,7 +21,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, stdin};
 
 /// Drop packets by sender and port
 ///
-/// Type `drop 192.0.2.1`, `drop 2001:db8::1 443`, `drop any 53`, `allow` with the same, or `list`.
+/// While it runs, type `drop 192.0.2.1`, `drop 2001:db8::1 443`, `drop any 53`, `allow` with the same, or
+/// `list`; or write these lines into its stdin. It goes on when they end.
 #[derive(Parser)]
 struct Options {
     #[command(flatten)]
@@ -50,24 +51,38 @@ async fn demo(options: Options) -> Result<()> {
         &format!("filtering what arrives at {iface}"),
         options.length,
     );
+    if io::stdin().is_terminal() {
+        writeln!(
+            stdout(),
+            "type `drop ADDRESS`, `drop any PORT`, `allow` with the same, or `list`"
+        )?;
+    }
+    let_reading_fail_in_the_background();
 
     let mut lines = BufReader::new(stdin()).lines();
     let mut is_open = true;
     loop {
         tokio::select! {
-            typed = lines.next_line(), if is_open => match typed? {
-                Some(command) => {
+            typed = lines.next_line(), if is_open => match typed {
+                Ok(Some(command)) => {
                     if let Err(error) = filter.obey(&command) {
                         writeln!(stdout(), "{error:#}")?;
                     }
                 }
-                None => is_open = false,
+                // Nobody types any more, or it is in the background.
+                Ok(None) | Err(_) => is_open = false,
             },
             () = stop.wait() => break,
         }
     }
     drop(link);
     filter.obey("list")
+}
+
+/// Otherwise the terminal would stop a demo that was started with `&`, as soon as it reads.
+fn let_reading_fail_in_the_background() {
+    // SAFETY: ignoring a signal runs no code.
+    unsafe { libc::signal(libc::SIGTTIN, libc::SIG_IGN) };
 }
 
 struct Filter {

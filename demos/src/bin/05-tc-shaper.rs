@@ -89,6 +89,8 @@ async fn demo(options: Options) -> Result<()> {
     let (mut first, mut since) = (last, at);
     loop {
         tokio::select! {
+            // The last second without the limit is told before the limit is.
+            biased;
             _ = seconds.tick() => {
                 let now = shaper.sent()?;
                 writeln!(stdout(), "{}", rate(now - last, at.elapsed()))?;

@@ -9,11 +9,13 @@
     reason = "a test, which clippy does not see without the usual harness"
 )]
 
+mod alike;
 mod cgroup_skb;
 mod kprobe_uprobe;
 mod maps;
 mod packet_monitor;
 mod ping_monitor;
+mod place;
 mod process_tracker;
 mod run;
 mod socket_cookie;
@@ -41,6 +43,8 @@ pub(crate) use tests;
 type Tests = &'static [(&'static str, fn())];
 
 const DEMOS: &[(&str, Tests)] = &[
+    ("alike", alike::TESTS),
+    ("place", place::TESTS),
     ("packet_monitor", packet_monitor::TESTS),
     ("process_tracker", process_tracker::TESTS),
     ("ping_monitor", ping_monitor::TESTS),

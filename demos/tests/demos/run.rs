@@ -48,11 +48,15 @@ pub(crate) fn command(namespace: &Namespace, path: &str, arguments: &[&str]) -> 
 impl Demo {
     /// Starts it and waits until it says that it works.
     pub(crate) fn start(namespace: &Namespace, path: &str, arguments: &[&str]) -> Self {
-        let demo = Self::spawn(command(namespace, path, arguments));
-        demo.err.wait(&demo, "that it is ready", |line| {
+        Self::spawn(command(namespace, path, arguments)).ready()
+    }
+
+    /// Waits until it says that it works.
+    pub(crate) fn ready(self) -> Self {
+        self.err.wait(&self, "that it is ready", |line| {
             line.contains("Ctrl-C ends it")
         });
-        demo
+        self
     }
 
     /// Starts it and waits for nothing.
@@ -81,6 +85,16 @@ impl Demo {
     /// Writes a line to its stdin.
     pub(crate) fn say(&mut self, line: &str) {
         writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// Ends its stdin.
+    pub(crate) fn hang_up(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    /// The numbers of the programs that its logs say it has loaded so far.
+    pub(crate) fn loaded(&self) -> Vec<u32> {
+        loaded(&self.err.all())
     }
 
     /// Presses Ctrl-C.
@@ -120,7 +134,22 @@ impl Drop for Demo {
     }
 }
 
+fn loaded(logs: &[String]) -> Vec<u32> {
+    logs.iter()
+        .filter(|line| line.contains("loaded `"))
+        .map(|line| {
+            let (_, id) = line.split_once("id=").unwrap();
+            id.split_whitespace().next().unwrap().parse().unwrap()
+        })
+        .collect()
+}
+
 impl Ended {
+    /// The numbers of the programs that its logs say it has loaded.
+    pub(crate) fn loaded(&self) -> Vec<u32> {
+        loaded(&self.err)
+    }
+
     /// Fails unless it ended well.
     pub(crate) fn well(self) -> Self {
         assert!(self.status.success(), "{self:#?}");

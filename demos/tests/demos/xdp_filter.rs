@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use crate::{
     run::{Demo, command},
     traffic::{
-        FAR, FAR6, NEAR, NEAR6, Pair, alone, assert_untouched, ping, received, send, socket,
+        FAR, FAR6, NEAR, NEAR6, Pair, alone, assert_untouched, ping, received, send, socket, tool,
     },
 };
 
@@ -13,6 +13,9 @@ const PATH: &str = env!("CARGO_BIN_EXE_04-xdp-filter");
 
 crate::tests! {
     rules_are_changed_while_it_runs,
+    rules_are_changed_by_a_script_that_ends,
+    rules_are_changed_from_another_terminal,
+    background_of_a_terminal_does_not_stop_it,
     rule_names_a_sender_a_port_or_both,
     nonsense_is_answered_and_changes_nothing,
     rule_of_the_command_line_must_be_one,
@@ -40,6 +43,65 @@ fn rules_are_changed_while_it_runs() {
         "{ended:#?}"
     );
     assert_untouched(&pair.near, "near0");
+}
+
+fn rules_are_changed_by_a_script_that_ends() {
+    let pair = Pair::new();
+    let receiver = socket(&pair.near, &format!("{NEAR}:53"));
+    let mut demo = Demo::start(&pair.near, PATH, &["--iface", "near0"]);
+
+    demo.say("drop 192.0.2.2");
+    demo.say("drop any 54");
+    demo.say("allow any 54");
+    demo.hang_up();
+    demo.wait_for("the last one", |line| line == "allowing any 54");
+    assert_eq!(arrive(&pair, &receiver, 10), 0);
+
+    // The pings behind the datagrams were dropped, too.
+    demo.interrupt().well().says("192.0.2.2: 11 dropped");
+    assert_untouched(&pair.near, "near0");
+}
+
+fn rules_are_changed_from_another_terminal() {
+    let pair = Pair::new();
+    let receiver = socket(&pair.near, &format!("{NEAR}:53"));
+    let arguments = ["--iface", "near0", "--drop", FAR];
+    let mut command = command(&pair.near, PATH, &arguments);
+    command.env("RUST_LOG", "demos=debug");
+    let demo = Demo::spawn(command).ready();
+    assert_eq!(arrive(&pair, &receiver, 1), 0);
+
+    // As the page tells, but by number: other tests have maps of this name at the same time.
+    let maps = tool(
+        &pair.near,
+        "bpftool",
+        &format!("--json prog show id {}", demo.loaded()[0]),
+    );
+    let maps: serde_json::Value = serde_json::from_str(&maps).unwrap();
+    let is_rules = |id: &&serde_json::Value| {
+        let map = tool(&pair.near, "bpftool", &format!("map show id {id}"));
+        map.contains("name RULES")
+    };
+    let rules = maps["map_ids"].as_array().unwrap().iter().find(is_rules);
+    let key = "0 0 0 0 0 0 0 0 0 0 255 255 192 0 2 2 0 0";
+    tool(
+        &pair.near,
+        "bpftool",
+        &format!("map delete id {} key {key}", rules.unwrap()),
+    );
+
+    assert_eq!(arrive(&pair, &receiver, 1), 1);
+    drop(demo.interrupt().well());
+}
+
+fn background_of_a_terminal_does_not_stop_it() {
+    let script = format!("set -m; {PATH} --duration 500ms & wait");
+    let mut command = command(&alone(), "script", &["-qec", &script, "/dev/null"]);
+    command.env("SHELL", "/bin/sh");
+
+    let ended = Demo::spawn(command).finish().well();
+
+    ended.says("0 passed, 0 dropped");
 }
 
 fn rule_names_a_sender_a_port_or_both() {

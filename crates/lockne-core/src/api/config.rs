@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::MetricsStatus;
 use crate::{
     config::{Config, Place},
     policy::{PolicyId, Terms},
@@ -21,6 +22,9 @@ pub struct ConfigStatus {
     pub rules: Vec<RuleStatus>,
     /// The policy of programs that no rule means.
     pub default: Option<PolicyId>,
+    /// Where metrics are served, if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<MetricsStatus>,
 }
 
 /// A rule.

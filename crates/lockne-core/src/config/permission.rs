@@ -49,7 +49,19 @@ impl Config {
             block: true,
             ..self.block.grant()
         };
-        tunnels.chain([direct, block])
+        let attach = Grant {
+            attach: true,
+            ..self.attach.grant()
+        };
+        let switch = Grant {
+            switch: true,
+            ..self.switch.grant()
+        };
+        let own_tunnels = Grant {
+            tunnels: true,
+            ..self.own_tunnels.grant()
+        };
+        tunnels.chain([direct, block, attach, switch, own_tunnels])
     }
 }
 
@@ -77,6 +89,12 @@ mod tests {
             users = [1003]
             [block]
             users = "all"
+            [attach]
+            users = ["ada"]
+            [switch]
+            groups = ["vpn"]
+            [own_tunnels]
+            users = [1003]
         "#;
         let config = Config::parse(&[Text {
             path: "x".into(),
@@ -108,6 +126,19 @@ mod tests {
         assert!(member.use_of(&via("work")).is_err());
         assert!(ada.use_of(&via("tun1")).is_err(), "for root only");
         assert!(ada.use_of(&Terms::new(Action::Block)).is_ok());
+    }
+
+    #[test]
+    fn each_further_permission_has_a_table_of_its_own() {
+        let has = |uid, gid| {
+            let granted = granted(uid, gid);
+            (granted.attach, granted.switch, granted.tunnels)
+        };
+
+        assert_eq!(has(1000, 1000), (true, false, false));
+        assert_eq!(has(1002, 50), (false, true, false));
+        assert_eq!(has(1003, 1003), (false, false, true));
+        assert_eq!(has(1004, 1004), (false, false, false));
     }
 
     #[test]

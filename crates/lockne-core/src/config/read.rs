@@ -13,6 +13,7 @@ use toml::{
 
 use super::{
     Config, Error, Fallback, Place, Source, Text, Tunnel, Who,
+    metrics::metrics,
     problem::{Problem, list, nearest},
     value::{Reader, Table, Value, id, printable, shown},
 };
@@ -24,7 +25,17 @@ use crate::{
     wgquick::redact,
 };
 
-const TOP: [&str; 5] = ["tunnels", "rule", "default", "direct", "block"];
+const TOP: [&str; 9] = [
+    "tunnels",
+    "rule",
+    "default",
+    "direct",
+    "block",
+    "attach",
+    "switch",
+    "own_tunnels",
+    "metrics",
+];
 const TUNNEL: [&str; 8] = [
     "config",
     "interface",
@@ -252,7 +263,13 @@ impl Whole {
             let terms = self.terms(&mut reader, table, top.key("default"), complete);
             self.config.default = terms.map(|terms| Fallback { terms, existing });
         }
-        for key in ["direct", "block"] {
+        if let Some(value) = top.get("metrics")
+            && let Some(table) = reader.table(value, "metrics", "`[metrics]`")
+            && self.first(&mut reader, "metrics", top.key("metrics"))
+        {
+            self.config.metrics = metrics(&mut reader, table);
+        }
+        for key in ["direct", "block", "attach", "switch", "own_tunnels"] {
             if let Some(value) = top.get(key)
                 && let Some(table) = reader.table(value, key, "a permission")
                 && self.first(&mut reader, key, top.key(key))
@@ -261,7 +278,10 @@ impl Whole {
                 let who = who(&mut reader, table);
                 match key {
                     "direct" => self.config.direct = who,
-                    _ => self.config.block = who,
+                    "block" => self.config.block = who,
+                    "attach" => self.config.attach = who,
+                    "switch" => self.config.switch = who,
+                    _ => self.config.own_tunnels = who,
                 }
             }
         }

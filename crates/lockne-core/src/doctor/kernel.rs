@@ -107,7 +107,8 @@ pub(super) fn useful(facts: &Facts) -> Vec<Finding> {
             has(facts, Symbol::ConnectUnix),
             (
                 Level::Note,
-                "programs that ask a resolver by a Unix socket cannot be stopped at it",
+                "programs that ask a resolver by a Unix socket cannot be stopped at it; the socket is hidden from those that root \
+                 starts by `lockne run`",
                 "nothing; from 6.7 on the kernel has it",
             ),
         ));

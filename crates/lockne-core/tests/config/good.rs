@@ -168,3 +168,19 @@ fn script_is_meant_only_where_the_rule_says_so() {
     assert_eq!(decide(MAIN), (true, 2));
     assert_eq!(decide(&MAIN.replace("script = true", "")), (false, 3));
 }
+
+#[test]
+fn metrics_are_served_to_other_machines_only_if_that_is_said() {
+    let listen = |text: &str| {
+        let config = parse(&[("lockne.toml", text)]).unwrap();
+        config.metrics.map(|metrics| metrics.listen.to_string())
+    };
+
+    assert_eq!(listen(""), None);
+    for address in ["127.0.0.1:9108", "[::1]:9108", "127.1.2.3:1"] {
+        let text = format!("[metrics]\nlisten = \"{address}\"");
+        assert_eq!(listen(&text).as_deref(), Some(address));
+    }
+    let text = "[metrics]\nlisten = \"192.168.1.2:9108\"\nremote = true";
+    assert_eq!(listen(text).as_deref(), Some("192.168.1.2:9108"));
+}

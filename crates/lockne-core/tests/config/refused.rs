@@ -52,6 +52,8 @@ fn unknown_keys() {
     assert_snapshot!(instead("config =", "file ="));
     assert_snapshot!(instead("[[rule]]", "[[rules]]"));
     assert_snapshot!(instead("[[rule]]", "[rule]"));
+    assert_snapshot!(instead("[[rule]]", "[atach]\nusers = \"all\"\n[[rule]]"));
+    assert_snapshot!(instead("[[rule]]", "[attach]\nuser = [\"ada\"]\n[[rule]]"));
 }
 
 #[test]
@@ -138,4 +140,20 @@ fn every_problem_is_told_at_once_and_in_order() {
     let text = "[[rule]]\nname = \"ä\"\nexee = \"ü\" # two\nvia = \"x\"\n[defualt]\n";
 
     assert_snapshot!(said(&[("lockne.toml", text), ("lockne.d/b.toml", "x")]));
+}
+
+#[test]
+fn metrics_that_others_could_read_or_nobody() {
+    let with = |lines: &str| said(&[("lockne.toml", &format!("[metrics]\n{lines}"))]);
+    let all = [
+        "remote = true",
+        "listen = 9108",
+        "listen = \"localhost:9108\"",
+        "listen = \"127.0.0.1\"",
+        "listen = \"127.0.0.1:0\"",
+        "listen = \"192.168.1.2:9108\"",
+        "listen = \"[::]:9108\"\nremote = true",
+        "listn = \"127.0.0.1:9108\"",
+    ];
+    assert_snapshot!(all.map(with).join("\n\n"));
 }

@@ -6,6 +6,7 @@ use lockne_core::api::Target;
 
 use super::tree::{self, Stat};
 use crate::{
+    authority::Caller,
     error::Error,
     peer::Peer,
     process::{self, all, namespace, own_netns},
@@ -129,8 +130,14 @@ impl Process {
     }
 }
 
-/// The processes that `target` names, as `peer` counts them.
-pub(crate) fn resolve(target: &Target, peer: &Peer) -> Result<Vec<Process>, Error> {
+/// The processes that `target` names, as who asks counts them; by name only those that he may move.
+pub(crate) fn resolve(target: &Target, caller: &Caller) -> Result<Vec<Process>, Error> {
+    let peer = &caller.peer;
+    let checked = |pid: u32| -> Result<Process, Error> {
+        let process = checked(pid)?;
+        caller.require_own(pid, process.handle())?;
+        Ok(process)
+    };
     Ok(match target {
         Target::Pid(pid) => {
             require_same_numbers(peer)?;
@@ -154,7 +161,7 @@ pub(crate) fn resolve(target: &Target, peer: &Peer) -> Result<Vec<Process>, Erro
             }
             match (found.is_empty(), first) {
                 (false, _) => found,
-                (true, Some(error)) => return Err(error.into()),
+                (true, Some(error)) => return Err(error),
                 (true, None) => return Err(TargetError::NoName { name: name.clone() }.into()),
             }
         }
@@ -183,7 +190,7 @@ fn checked(pid: u32) -> Result<Process, TargetError> {
 }
 
 /// A number that somebody types in a container means another process there than here.
-fn require_same_numbers(peer: &Peer) -> Result<(), TargetError> {
+pub(crate) fn require_same_numbers(peer: &Peer) -> Result<(), TargetError> {
     let theirs = peer.pid.and_then(|pid| namespace(pid, "pid").ok());
     let ours = namespace(std::process::id(), "pid").ok();
     // An asker that has gone meanwhile gets no answer anyway.

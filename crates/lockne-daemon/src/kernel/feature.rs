@@ -1,6 +1,6 @@
 //! What not every kernel has that lockne runs on.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use lockne_abi::name;
 
@@ -21,6 +21,17 @@ impl Feature {
     pub const fn since(self) -> &'static str {
         match self {
             Self::UnixSockets => "6.7",
+        }
+    }
+}
+
+impl FromStr for Feature {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "unix-sockets" => Ok(Self::UnixSockets),
+            _ => Err("not a feature; there is `unix-sockets`"),
         }
     }
 }

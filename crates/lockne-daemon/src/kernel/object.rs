@@ -192,7 +192,7 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         dentry_inode: types.offset("dentry", "d_inode")?,
         dentry_name: types.offset("dentry", "d_name.name")?,
         task_cred: types.offset("task_struct", "cred")?,
-        cred_effective: types.offset("cred", "cap_effective")?,
+        cred_permitted: types.offset("cred", "cap_permitted")?,
         cred_user_ns: types.offset("cred", "user_ns")?,
         user_ns_level: types.offset("user_namespace", "level")?,
         padding: 0,

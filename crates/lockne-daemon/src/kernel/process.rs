@@ -46,6 +46,11 @@ impl Table {
         Ok(Self { words, length })
     }
 
+    /// How many processes there is room for.
+    pub(super) const fn room(&self) -> usize {
+        self.length
+    }
+
     /// Under what a process stands.
     pub(super) fn get(&self, pid: u32) -> Member {
         self.word(pid)

@@ -13,7 +13,7 @@ use std::{
     path::Path,
 };
 
-use aya_obj::generated::bpf_insn;
+use aya_obj::generated::{bpf_insn, bpf_prog_info};
 
 const MAP_UPDATE: i64 = 2;
 const PROG_LOAD: i64 = 5;
@@ -116,6 +116,19 @@ pub(crate) fn device_of(link: BorrowedFd<'_>) -> io::Result<u32> {
     let length = u32::try_from(size_of_val(&info)).expect("64 bytes");
     call(OBJ_GET_INFO_BY_FD, &mut [number(link), length, low, high])?;
     Ok(info[4])
+}
+
+/// For how many nanoseconds a program ran, and how often; 0 where the kernel keeps no count.
+pub(super) fn runs(program: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    // SAFETY: it consists of numbers, which may be 0, and the addresses among them say that nothing is asked for.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let [low, high] = halves(&raw mut info);
+    let length = u32::try_from(size_of_val(&info)).expect("some hundred bytes");
+    call(
+        OBJ_GET_INFO_BY_FD,
+        &mut [number(program), length, low, high],
+    )?;
+    Ok((info.run_time_ns, info.run_cnt))
 }
 
 /// Loads a classifier made of these instructions. The second part of an error is the verifier's log.

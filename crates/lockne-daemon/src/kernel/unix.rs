@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    io,
+    fs, io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
     path::Path,
 };
@@ -59,6 +59,15 @@ pub(super) fn load(ebpf: &Ebpf, pins: &Path) -> Result<OwnedFd, Error> {
     let program = &object.programs[name::CONNECT_UNIX];
     let function = &object.functions[&program.function_key()];
     sys::load(&function.instructions, c"connect_unix", HOOK).map_err(failed)
+}
+
+/// Undoes [`attach`].
+pub(super) fn detach(pins: &Path) -> Result<(), Error> {
+    fs::remove_file(pins.join(name::CONNECT_UNIX)).map_err(|source| Error::Link {
+        action: "unpin",
+        program: name::CONNECT_UNIX.to_owned(),
+        source,
+    })
 }
 
 /// Attaches it and pins its link, or puts it where its predecessor is.

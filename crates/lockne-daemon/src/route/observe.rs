@@ -137,6 +137,15 @@ impl Netlink {
         Ok(found.map(|(_, link)| link))
     }
 
+    /// All interfaces by name, as [`link`](Self::link) tells them.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not list the interfaces.
+    pub async fn links(&self) -> Result<BTreeMap<String, Link>, Error> {
+        Ok(self.interfaces().await?.into_values().collect())
+    }
+
     /// The names of all interfaces.
     ///
     /// # Errors
@@ -145,6 +154,16 @@ impl Netlink {
     pub async fn link_names(&self) -> Result<BTreeSet<String>, Error> {
         let interfaces = self.interfaces().await?;
         Ok(interfaces.into_values().map(|(name, _)| name).collect())
+    }
+
+    /// What each interface has carried so far, by name.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not list the interfaces.
+    pub(crate) async fn carried(&self) -> Result<BTreeMap<String, Carried>, Error> {
+        let links = collect("interfaces", self.handle.link().get().execute()).await?;
+        Ok(links.iter().filter_map(carried).collect())
     }
 
     pub(super) async fn our_rules(&self, field: MarkField) -> Result<Vec<RuleMessage>, Error> {
@@ -239,6 +258,34 @@ fn families() -> BTreeSet<Family> {
         Family::V6 => Path::new("/proc/sys/net/ipv6").exists(),
     };
     Family::ALL.into_iter().filter(has).collect()
+}
+
+/// What an interface has carried since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Carried {
+    pub(crate) tx_packets: u64,
+    pub(crate) tx_bytes: u64,
+    pub(crate) rx_packets: u64,
+    pub(crate) rx_bytes: u64,
+}
+
+fn carried(message: &LinkMessage) -> Option<(String, Carried)> {
+    let (mut name, mut carried) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(value) => name = Some(value.clone()),
+            LinkAttribute::Stats64(stats) => {
+                carried = Some(Carried {
+                    tx_packets: stats.tx_packets,
+                    tx_bytes: stats.tx_bytes,
+                    rx_packets: stats.rx_packets,
+                    rx_bytes: stats.rx_bytes,
+                });
+            }
+            _ => {}
+        }
+    }
+    name.zip(carried)
 }
 
 fn interface(message: &LinkMessage) -> Option<(String, Link)> {

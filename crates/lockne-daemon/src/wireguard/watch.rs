@@ -1,10 +1,10 @@
 //! What has to be done from time to time: remember handshakes, and look up silent peers again.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     sync::{Mutex, PoisonError, Weak},
-    time::Duration,
+    time::{self, Duration},
 };
 
 use lockne_core::{api::PeerStatus, wgquick::PublicKey};
@@ -48,6 +48,16 @@ impl Watched {
         let place = |peer: &PeerState| self.order.iter().position(|key| *key == peer.public_key);
         peers.sort_by_key(place);
         Ok(peers.into_iter().map(PeerStatus::from).collect())
+    }
+
+    /// When the last handshake with each peer was.
+    pub(super) fn handshakes(&self) -> BTreeMap<String, time::Instant> {
+        let handshakes = self.handshakes.lock();
+        let handshakes = handshakes.unwrap_or_else(PoisonError::into_inner);
+        let known = handshakes.iter();
+        known
+            .map(|(key, time)| (key.to_string(), time.into_std()))
+            .collect()
     }
 
     async fn peers(&self) -> Result<Vec<PeerState>, Error> {

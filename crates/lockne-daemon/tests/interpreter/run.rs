@@ -42,7 +42,7 @@ pub(crate) const CONFIG: Config = Config {
     dentry_inode: 16,
     dentry_name: 24,
     task_cred: 8,
-    cred_effective: 16,
+    cred_permitted: 16,
     cred_user_ns: 24,
     user_ns_level: 4,
     padding: 0,

@@ -79,7 +79,7 @@ fn rights(world: &mut World, rights: u64, level: u32) {
     namespace[at..at + 4].copy_from_slice(&level.to_ne_bytes());
     let namespace = world.block(&namespace);
     let mut cred = [0; 64];
-    let at = CONFIG.cred_effective as usize;
+    let at = CONFIG.cred_permitted as usize;
     cred[at..at + 8].copy_from_slice(&rights.to_ne_bytes());
     let at = CONFIG.cred_user_ns as usize;
     cred[at..at + 8].copy_from_slice(&namespace.to_ne_bytes());

@@ -5,7 +5,7 @@ use lockne_abi::Policy;
 use crate::{
     probe::Probe,
     tests,
-    world::{World, id},
+    world::{World, id, namespace_number, reuse_namespace_number},
 };
 
 tests! {
@@ -17,6 +17,7 @@ tests! {
     loopback_stays_open,
     lan_prefix_is_reached_past_the_tunnel,
     other_namespace_with_the_same_mark_is_left_alone,
+    namespace_with_the_number_of_a_dead_one_is_left_alone,
     counters_are_exact,
     shared_tunnel_counts_for_the_policy_of_the_socket,
 }
@@ -164,6 +165,25 @@ fn other_namespace_with_the_same_mark_is_left_alone() {
     assert_eq!(answer, "ok");
     assert_eq!(arrived, [b"leak"]);
     assert_eq!(blocking.kernel().counters(id(7)).unwrap().refused, 0);
+}
+
+/// The programs of a daemon that died with its namespace are still there.
+fn namespace_with_the_number_of_a_dead_one_is_left_alone() {
+    let dead = std::thread::spawn(|| {
+        let mut blocking = World::new();
+        blocking.policy(7, Policy::BLOCK);
+        blocking.close();
+        (blocking, namespace_number())
+    });
+    let (_blocking, number) = dead.join().unwrap();
+
+    reuse_namespace_number(number);
+    let world = World::here();
+    let mut probe = Probe::start();
+    let answer = send(&mut probe, "udp4", &["set-mark 117440512"], world.wan.far4);
+
+    assert_eq!(answer, "ok");
+    assert_eq!(world.arrived(), [b"leak"]);
 }
 
 fn counters_are_exact() {

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
-    os::fd::AsRawFd as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -11,7 +11,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lockne_abi::{MarkField, Policy};
@@ -52,6 +52,11 @@ impl World {
 
     pub fn without_kernel() -> Self {
         new_namespace();
+        Self::here()
+    }
+
+    /// Uses the network namespace of the calling thread, which is empty.
+    pub fn here() -> Self {
         let far = Far::new();
         let wan = device("wan", [192, 0, 2, 2], "2001:db8:1::2");
         let tun = device("tun", [198, 51, 100, 2], "2001:db8:2::2");
@@ -154,6 +159,31 @@ pub fn new_namespace() {
         fs::write(format!("/proc/sys/net/ipv6/conf/{conf}/accept_dad"), "0").unwrap();
     }
     netlink(async |handle| set_up(&handle, "lo").await);
+}
+
+/// The number of the calling thread's network namespace.
+pub fn namespace_number() -> u64 {
+    fs::metadata("/proc/thread-self/ns/net").unwrap().ino()
+}
+
+/// Moves the calling thread to a new network namespace that has a number which was another's.
+pub fn reuse_namespace_number(number: u64) {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    // So that each new one is asked for another number; more than that take the room of other tests.
+    const HELD: usize = 100;
+    let begin = Instant::now();
+    let mut held = Vec::new();
+    loop {
+        new_namespace();
+        if namespace_number() == number {
+            return;
+        }
+        held.push(File::open("/proc/thread-self/ns/net").unwrap());
+        if held.len() == HELD {
+            assert!(begin.elapsed() < PATIENCE, "nobody gets {number}");
+            held.clear();
+        }
+    }
 }
 
 /// The machine behind both devices.

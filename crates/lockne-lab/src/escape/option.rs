@@ -164,18 +164,30 @@ pub(super) const WAYS: &[Way] = &[
         "freebind",
         "a datagram from an address of nobody (`IP_FREEBIND`)",
         |it| {
-            let socket = it.udp()?;
-            let (level, name, from) = if it.is_v6() {
-                let from = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x99), 0));
-                (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND, from)
-            } else {
-                let from = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 99), 0));
-                (libc::IPPROTO_IP, libc::IP_FREEBIND, from)
-            };
-            set(&socket, level, name, &1_i32.to_ne_bytes(), "IP_FREEBIND")?;
-            socket.bind(&from.into()).call("bind")?;
-            it.bind_device(&socket)?;
-            it.send(&socket)
+            let options = (libc::IP_FREEBIND, libc::IPV6_FREEBIND);
+            from_nobody(it, options, "IP_FREEBIND")
+        },
+    ),
+    Way::new("transparent", "the same by `IP_TRANSPARENT`", |it| {
+        let options = (libc::IP_TRANSPARENT, libc::IPV6_TRANSPARENT);
+        from_nobody(it, options, "IP_TRANSPARENT")
+    }),
+    Way::new(
+        "bind-late-port",
+        "a connection from the machine's own address, whose port comes late (`IP_BIND_ADDRESS_NO_PORT`)",
+        |it| {
+            let socket = it.tcp()?;
+            let name = libc::IP_BIND_ADDRESS_NO_PORT;
+            let on = 1_i32.to_ne_bytes();
+            set(
+                &socket,
+                libc::IPPROTO_IP,
+                name,
+                &on,
+                "IP_BIND_ADDRESS_NO_PORT",
+            )?;
+            socket.bind(&it.source(0)).call("bind")?;
+            it.connect(&socket)
         },
     ),
     Way::new(
@@ -306,4 +318,24 @@ fn send_to_scope(it: &Attempt<'_>, socket: &Socket) -> Result {
     };
     let to = std::net::SocketAddrV6::new(address, it.to.port(), 0, it.device()?);
     socket.send_to(PAYLOAD, &to.into()).call("sendto").map(drop)
+}
+
+/// A datagram from an address that the machine has not, bound to the device.
+fn from_nobody(
+    it: &Attempt<'_>,
+    (v4, v6): (libc::c_int, libc::c_int),
+    call: &'static str,
+) -> Result {
+    let socket = it.udp()?;
+    let (level, name, from) = if it.is_v6() {
+        let from = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x99), 0));
+        (libc::IPPROTO_IPV6, v6, from)
+    } else {
+        let from = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 99), 0));
+        (libc::IPPROTO_IP, v4, from)
+    };
+    set(&socket, level, name, &1_i32.to_ne_bytes(), call)?;
+    socket.bind(&from.into()).call("bind")?;
+    it.bind_device(&socket)?;
+    it.send(&socket)
 }

@@ -5,6 +5,7 @@ use std::{
     io::Write,
     net::{IpAddr, Ipv4Addr},
     os::fd::AsRawFd,
+    time::{Duration, Instant},
 };
 
 use etherparse::PacketBuilder;
@@ -20,6 +21,8 @@ const V4: &[Family] = &[Family::V4];
 const V6: &[Family] = &[Family::V6];
 /// The link address of everybody.
 const EVERYBODY: [u8; 6] = [0xff; 6];
+/// How long a queue of the device may be another's.
+const FREE_WITHIN: Duration = Duration::from_secs(5);
 /// Who may make such a socket.
 const ROOTS: &[Who] = &[Who::RootWithoutNetAdmin, Who::Root];
 
@@ -98,6 +101,14 @@ pub(super) const WAYS: &[Way] = &[
     .in_the_lab()
     .open_for(ROOTS),
     Way::new(
+        "xdp-frame",
+        "a frame out of memory that the device shares (`AF_XDP`)",
+        xdp_frame,
+    )
+    .only(V4)
+    .in_the_lab()
+    .open_for(ROOTS),
+    Way::new(
         "own-device",
         "a packet that comes in by a device of the program's own",
         own_device,
@@ -144,13 +155,11 @@ pub(super) fn packet_socket(kind: libc::c_int) -> Result<Socket> {
 /// Sends a packet by a packet socket, to whoever is on the link.
 pub(super) fn frame(it: &Attempt<'_>, socket: &Socket, kind: libc::c_int) -> Result {
     let ethertype: u16 = if it.is_v6() { 0x86dd } else { 0x0800 };
-    let mut bytes = Vec::new();
-    if kind == libc::SOCK_RAW {
-        bytes.extend(EVERYBODY);
-        bytes.extend([2, 0, 0, 0, 0, 1]);
-        bytes.extend(ethertype.to_be_bytes());
-    }
-    bytes.extend(packet(it, None));
+    let bytes = if kind == libc::SOCK_RAW {
+        whole_frame(it)
+    } else {
+        packet(it, None)
+    };
     let mut address = [0; 8];
     address[..6].copy_from_slice(&EVERYBODY);
     let to = libc::sockaddr_ll {
@@ -173,6 +182,119 @@ pub(super) fn frame(it: &Attempt<'_>, socket: &Socket, kind: libc::c_int) -> Res
             (&raw const to).cast(),
             length,
         )
+    };
+    check(sent, "sendto").map(drop)
+}
+
+/// A packet with its Ethernet header.
+fn whole_frame(it: &Attempt<'_>) -> Vec<u8> {
+    let ethertype: u16 = if it.is_v6() { 0x86dd } else { 0x0800 };
+    let mut bytes = EVERYBODY.to_vec();
+    bytes.extend([2, 0, 0, 0, 0, 1]);
+    bytes.extend(ethertype.to_be_bytes());
+    bytes.extend(packet(it, None));
+    bytes
+}
+
+/// Lets the device's driver take a frame from memory of the program.
+fn xdp_frame(it: &Attempt<'_>) -> Result {
+    const FRAMES: u32 = 4;
+    const FRAME: u32 = 4096;
+    let domain = Domain::from(libc::AF_XDP);
+    let socket = Socket::new(domain, Type::RAW, None).call("socket")?;
+    let length = FRAMES as usize * FRAME as usize;
+    let map = |length, fd, flags, offset| {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses; it stays until this process ends.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), length, access, flags, fd, offset) };
+        if at == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error()).call("mmap");
+        }
+        Ok(at.cast::<u8>())
+    };
+    let memory = map(length, -1, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, 0)?;
+    let mut area = [0_u8; 24];
+    area[..8].copy_from_slice(&(memory.addr() as u64).to_ne_bytes());
+    area[8..16].copy_from_slice(&(length as u64).to_ne_bytes());
+    area[16..20].copy_from_slice(&FRAME.to_ne_bytes());
+    let option = |name, value: &[u8], call| set(&socket, libc::SOL_XDP, name, value, call);
+    option(libc::XDP_UMEM_REG, &area, "XDP_UMEM_REG")?;
+    let entries = FRAMES.to_ne_bytes();
+    option(libc::XDP_UMEM_FILL_RING, &entries, "XDP_UMEM_FILL_RING")?;
+    option(
+        libc::XDP_UMEM_COMPLETION_RING,
+        &entries,
+        "XDP_UMEM_COMPLETION_RING",
+    )?;
+    option(libc::XDP_TX_RING, &entries, "XDP_TX_RING")?;
+    // SAFETY: integers may be zero.
+    let mut offsets: libc::xdp_mmap_offsets = unsafe { std::mem::zeroed() };
+    let mut size = libc::socklen_t::try_from(size_of_val(&offsets)).expect("128 bytes");
+    let fd = socket.as_raw_fd();
+    // SAFETY: the kernel writes no more than the size says.
+    let got = unsafe {
+        let offsets = (&raw mut offsets).cast();
+        libc::getsockopt(
+            fd,
+            libc::SOL_XDP,
+            libc::XDP_MMAP_OFFSETS,
+            offsets,
+            &raw mut size,
+        )
+    };
+    check(got, "XDP_MMAP_OFFSETS")?;
+    let place = |offset: u64| usize::try_from(offset).expect("rings are small");
+    let ring = place(offsets.tx.desc) + FRAMES as usize * size_of::<libc::xdp_desc>();
+    let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+    let ring = map(ring, fd, flags, libc::XDP_PGOFF_TX_RING)?;
+    let to = libc::sockaddr_xdp {
+        sxdp_family: u16::try_from(libc::AF_XDP).expect("a small number"),
+        sxdp_flags: libc::XDP_COPY,
+        sxdp_ifindex: it.device()?,
+        sxdp_queue_id: 0,
+        sxdp_shared_umem_fd: 0,
+    };
+    let size = libc::socklen_t::try_from(size_of_val(&to)).expect("16 bytes");
+    let deadline = Instant::now() + FREE_WITHIN;
+    loop {
+        // SAFETY: the address is valid for its size.
+        let bound = unsafe { libc::bind(fd, (&raw const to).cast(), size) };
+        match check(bound, "bind") {
+            // Another attempt has the queue.
+            Err(failed)
+                if failed.error.raw_os_error() == Some(libc::EBUSY)
+                    && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => {
+                result?;
+                break;
+            }
+        }
+    }
+
+    let frame = whole_frame(it);
+    let entry = libc::xdp_desc {
+        addr: 0,
+        len: u32::try_from(frame.len()).expect("a small frame"),
+        options: 0,
+    };
+    // SAFETY: both mappings are ours, and as long as what is written there; the producer's number is written last.
+    unsafe {
+        memory.copy_from_nonoverlapping(frame.as_ptr(), frame.len());
+        ring.add(place(offsets.tx.desc))
+            .cast::<libc::xdp_desc>()
+            .write_unaligned(entry);
+        // This thread's own call makes the kernel look.
+        ring.add(place(offsets.tx.producer))
+            .cast::<u32>()
+            .write_unaligned(1);
+    }
+    // SAFETY: nothing is sent but what is in the ring.
+    let sent = unsafe {
+        let flags = libc::MSG_DONTWAIT;
+        libc::sendto(fd, std::ptr::null(), 0, flags, std::ptr::null(), 0)
     };
     check(sent, "sendto").map(drop)
 }

@@ -64,6 +64,22 @@ pub(super) const WAYS: &[Way] = &[
             sent.call("sendto").map(drop)
         },
     ),
+    Way::new(
+        "repair",
+        "a connection that was never asked for (`TCP_REPAIR`)",
+        |it| {
+            let socket = it.tcp()?;
+            let repair = |mode: i32| {
+                let (level, name) = (libc::IPPROTO_TCP, libc::TCP_REPAIR);
+                set(&socket, level, name, &mode.to_ne_bytes(), "TCP_REPAIR")
+            };
+            repair(1)?;
+            socket.bind(&it.source(0)).call("bind")?;
+            socket.connect(&it.to.into()).call("connect")?;
+            repair(0)?;
+            socket.send(PAYLOAD).call("send").map(drop)
+        },
+    ),
     Way::new("multipath-tcp", "a connection of Multipath TCP", |it| {
         let kind = Type::STREAM;
         let socket = Socket::new(it.domain(), kind, Some(Protocol::MPTCP)).call("socket")?;

@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lockne_lab::{Namespace, internet::PLAIN_V4};
-use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 use crate::{
     bpf::{self, Empty, Hook, Runs},
@@ -302,6 +302,10 @@ impl Work {
                 command
             }
         };
+        if !matches!(self, Self::Policed("send-as-root")) {
+            // As most programs are; those that can mark packets make the guard strict.
+            drop_rights(&mut command);
+        }
         let output = command.stdout(Stdio::null()).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{command:?}: {said}");
@@ -309,15 +313,21 @@ impl Work {
     }
 }
 
+/// Lets a command run without the rights to mark packets.
+fn drop_rights(command: &mut Command) {
+    // SAFETY: the closure makes system calls only.
+    unsafe {
+        command.pre_exec(|| {
+            for right in [CapabilitySet::NET_ADMIN, CapabilitySet::NET_RAW] {
+                remove_capability_from_bounding_set(right)?;
+            }
+            Ok(())
+        });
+    }
+}
+
 /// Does one batch of work in this process.
 pub(crate) fn child(work: &str) -> Result<()> {
-    if work != "send-as-root" {
-        // As most programs are; those that can mark packets make the guard strict.
-        let mut sets = capabilities(None)?;
-        sets.effective
-            .remove(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW);
-        set_capabilities(None, sets)?;
-    }
     match work {
         "send" | "send-as-root" => send(FAR_V4),
         "sockets" => (0..SOCKETS).try_for_each(|_| {

@@ -33,6 +33,7 @@ pub(crate) fn daemon(place: &Place, args: &Daemon) -> Result<ExitCode> {
         // One that a program starts for itself has no rules.
         config: (!args.ephemeral).then(|| args.file.files()),
         permissions: permissions(args)?,
+        without: args.without.clone(),
     };
     let announce = if args.ephemeral {
         ready::Announce::ToParent

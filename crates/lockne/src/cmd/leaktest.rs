@@ -6,8 +6,10 @@ mod scene;
 use std::{
     collections::BTreeSet,
     ffi::OsString,
+    os::unix::net::UnixStream,
     path::Path,
-    process::{Command, ExitCode, Stdio},
+    process::{Child, Command, ExitCode, Output, Stdio},
+    thread,
 };
 
 use clap::Args;
@@ -18,11 +20,16 @@ use lockne_lab::{
     packet::Direction,
     sniffer::Sniffer,
 };
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::Signal,
+};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::report::{Report, Row};
 use crate::{
     cli::Place,
-    failure::{Failure, Result},
+    failure::{self, Failure, Result},
     output,
 };
 
@@ -31,7 +38,8 @@ use crate::{
 #[command(after_help = "\
 Each way is tried without a policy first, by an ordinary user: one small packet
 to an address that is nobody's. So what is called closed is a way out here.
-The exit code is 1 if a packet went past the tunnel.")]
+The exit code is 1 if a packet went past the tunnel, and 125 if nothing can be
+said.")]
 pub(crate) struct Leaktest {
     /// Go through this, as with `run`; without it, nothing may leave at all
     #[arg(long, value_name = "TUNNEL")]
@@ -45,6 +53,11 @@ pub(crate) struct Leaktest {
 }
 
 pub(crate) fn leaktest(place: &Place, args: &Leaktest) -> Result<ExitCode> {
+    // Not the code of a leak.
+    test(place, args).map_err(|failure| failure.code(failure::RUN_FAILED))
+}
+
+fn test(place: &Place, args: &Leaktest) -> Result<ExitCode> {
     if !rustix::process::geteuid().is_root() {
         return Err(
             Failure::new("the packets of this machine cannot be watched")
@@ -53,6 +66,7 @@ pub(crate) fn leaktest(place: &Place, args: &Leaktest) -> Result<ExitCode> {
         );
     }
     let (mut scene, is_dual) = scene::look(args.device.as_deref())?;
+    let end = End::on_signals()?;
     let private = tempfile::tempdir().map_err(failed("cannot make a directory"))?;
     let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(private.path(), everybody)
@@ -62,13 +76,21 @@ pub(crate) fn leaktest(place: &Place, args: &Leaktest) -> Result<ExitCode> {
     let _helper = Helper::start(&home, &socket).map_err(failed("cannot start a helper"))?;
     scene.helper = Some(socket);
 
-    let watch = Watch::start(&home)?;
-    let free = attempt(place, &scene, is_dual, None)?;
     let policy = args.via.as_ref().map_or_else(
         || vec!["--block".into()],
         |via| vec!["--via".into(), via.into()],
     );
-    let policed = attempt(place, &scene, is_dual, Some(policy))?;
+    let harmless = |set| {
+        let ways = escape::ways().filter(|way| way.is_harmless);
+        let mut cases: Vec<_> = ways.flat_map(|way| way.cases(set, &scene)).collect();
+        cases.retain(|case| is_dual || case.to.is_ipv4());
+        cases
+    };
+    // Before anything is sent.
+    attempt(place, &scene, Vec::new(), &policy, &end)?;
+    let watch = Watch::start(&home)?;
+    let free = attempt(place, &scene, harmless(0), &[], &end)?;
+    let policed = attempt(place, &scene, harmless(1), &policy, &end)?;
     watch.settle()?;
 
     let tunnel = args.via.as_deref().map(tunnel_name);
@@ -109,44 +131,93 @@ fn has_conf(via: &str) -> bool {
     Path::new(via).extension().is_some_and(|it| it == "conf")
 }
 
-/// Tries every harmless way: free, or by `lockne run` with `policy`.
+/// Tries the ways: free, or by `lockne run` with `policy`.
 fn attempt(
     place: &Place,
     scene: &Scene,
-    is_dual: bool,
-    policy: Option<Vec<OsString>>,
+    cases: Vec<Case>,
+    policy: &[OsString],
+    end: &End,
 ) -> Result<Vec<(Case, Outcome)>> {
-    let set = u8::from(policy.is_some());
-    let harmless = escape::ways().filter(|way| way.is_harmless);
-    let mut cases: Vec<_> = harmless.flat_map(|way| way.cases(set, scene)).collect();
-    cases.retain(|case| is_dual || case.to.is_ipv4());
     let batch = Batch {
         who: Some(Who::User),
         scene: scene.clone(),
         cases: cases.clone(),
     };
     let own = std::env::current_exe().map_err(failed("cannot find this program"))?;
-    let through = policy.map_or_else(Vec::new, |policy| {
-        let head = [own.into_os_string(), "run".into()];
-        head.into_iter()
-            .chain(policy)
-            .chain(["--".into()])
-            .collect()
-    });
+    let mut through = Vec::new();
+    if !policy.is_empty() {
+        through.extend([own.into_os_string(), "run".into()]);
+        through.extend_from_slice(policy);
+        through.push("--".into());
+    }
     let arguments = batch.arguments(through);
     let arguments = arguments.map_err(failed("cannot find this program"))?;
-    let output = Command::new(&arguments[0])
+    let attempts = Command::new(&arguments[0])
         .args(&arguments[1..])
         .env("LOCKNE_STATE_DIR", place.state().path())
         .env("LOCKNE_SOCKET", place.socket()?)
         .stdin(Stdio::null())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .map_err(failed("cannot start the attempts"))?;
+    let output = end.wait(attempts)?;
     let outcomes = batch.outcomes(&output.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&output.stderr);
-        Failure::new("the attempts gave no report").why(said.trim_end().to_owned())
+        Failure::new("the ways out could not be tried").lines(said.trim_end().to_owned())
     })?;
     Ok(cases.into_iter().zip(outcomes).collect())
+}
+
+/// Whether this is to end early, so that nothing of it stays behind.
+struct End(UnixStream);
+
+impl End {
+    fn on_signals() -> Result<Self> {
+        let cannot = "cannot listen for signals";
+        let (told, teller) = UnixStream::pair().map_err(failed(cannot))?;
+        for signal in [SIGHUP, SIGINT, SIGTERM] {
+            let teller = teller.try_clone().map_err(failed(cannot))?;
+            signal_hook::low_level::pipe::register(signal, teller).map_err(failed(cannot))?;
+        }
+        Ok(Self(told))
+    }
+
+    /// What came of the attempts, unless that is not wanted any more.
+    fn wait(&self, attempts: Child) -> Result<Output> {
+        let handle = rustix::process::Pid::from_child(&attempts);
+        let (done, is_done) = UnixStream::pair().map_err(failed("cannot wait"))?;
+        thread::scope(|scope| {
+            let output = scope.spawn(move || {
+                let output = attempts.wait_with_output();
+                drop(done);
+                output
+            });
+            let ends = [&self.0, &is_done].map(|it| PollFd::new(it, PollFlags::IN));
+            let [told, _] = wait_for(ends).map_err(failed("cannot wait"))?;
+            if told {
+                // It has not been waited for, so that its number is still its own; it may have ended.
+                let _ = rustix::process::kill_process(handle, Signal::TERM);
+            }
+            let output = output.join().expect("it does not panic");
+            if told {
+                return Err(Failure::new("interrupted, so nothing can be said"));
+            }
+            output.map_err(failed("cannot wait for the attempts"))
+        })
+    }
+}
+
+/// Waits until one is readable, and says which are.
+fn wait_for<const N: usize>(mut ends: [PollFd<'_>; N]) -> std::io::Result<[bool; N]> {
+    loop {
+        match poll(&mut ends, None) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(_) => return Ok(ends.map(|end| !end.revents().is_empty())),
+        }
+    }
 }
 
 /// Every device of the machine, watched.

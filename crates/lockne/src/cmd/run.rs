@@ -25,7 +25,7 @@ use crate::{
     client::Client,
     cmd::tunnel,
     failure::{self, Failure},
-    output, resolv_conf, sigpipe,
+    hidden, output, resolv_conf, sigpipe,
 };
 
 /// Runs the program. Returns only if that failed.
@@ -58,6 +58,9 @@ fn prepare(place: &Place, args: &Run) -> failure::Result<(PathBuf, api::Running)
             "tunnel `{tunnel}` names no resolver, and the one of this machine ({here}) is refused, \
              since it asks on outside of the tunnel; `--dns ADDRESS` names one"
         ));
+    }
+    if let Err(open) = hidden::hide(&running.open_sockets) {
+        output::notice(&open.to_string());
     }
     Ok((path, running))
 }

@@ -92,6 +92,13 @@ fn print(status: &Status) -> Result<()> {
                 "{WARN}the configuration is not in force; the one before is:{WARN:#} {problem}"
             ))?;
         }
+        if let Some(metrics) = &config.metrics {
+            output::line("")?;
+            output::line(&match &metrics.problem {
+                None => format!("metrics at http://{}/metrics", metrics.listen),
+                Some(problem) => format!("{WARN}{problem}{WARN:#}"),
+            })?;
+        }
     }
     Ok(())
 }

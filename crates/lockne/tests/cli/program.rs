@@ -155,8 +155,11 @@ fn ctrl_c_reaches_the_program_and_not_the_daemon() {
     let place = Place::new();
     // The daemon is started by this one, in its process group, as on a terminal.
     let script = "trap 'exit 42' INT; echo ready; while :; do read line; done";
+    // What a shell starts in the background ignores the signal.
+    let interruptible = ["env", "--default-signal=INT", "sh", "-c", script];
     let mut program = place
-        .lockne(&["run", "--block", "sh", "-c", script])
+        .lockne(&["run", "--block"])
+        .args(interruptible)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .process_group(0)

@@ -15,6 +15,7 @@ use crate::{
 tests! { ROOTED:
     units_are_understood_by_systemd,
     exposure_of_the_service_is_low,
+    service_is_ready_before_the_network_is_brought_up,
     socket_of_a_service_manager_is_served_and_stays,
     service_manager_hears_that_the_daemon_is_ready_lives_and_ends,
 }
@@ -59,6 +60,20 @@ fn exposure_of_the_service_is_low() {
         "{}",
         String::from_utf8_lossy(&output.stdout)
     );
+}
+
+/// What brings networks up is ordered behind the target, as systemd.special(7) says, and that behind what the
+/// service says itself.
+fn service_is_ready_before_the_network_is_brought_up() {
+    let text = fs::read_to_string(unit("lockne.service")).unwrap();
+
+    for line in [
+        "Before=network-pre.target",
+        "Wants=network-pre.target",
+        "Type=notify",
+    ] {
+        assert!(text.lines().any(|it| it == line), "{line}");
+    }
 }
 
 fn socket_of_a_service_manager_is_served_and_stays() {

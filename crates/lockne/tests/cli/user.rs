@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use lockne_core::api::{Refusal, Status};
+use lockne_core::api::{Explanation, Moved, Refusal, Status};
 use rustix::{process::Uid, thread::set_thread_res_uid};
 
 use crate::{
@@ -26,8 +26,10 @@ tests! { ROOTED:
     process_in_another_network_namespace_is_refused,
     hooks_are_never_for_users,
     user_takes_down_only_what_he_brought_up,
+    user_attaches_explains_and_detaches_only_what_is_wholly_his,
+    by_name_a_user_gets_his_own_programs_and_those_of_them_that_are_his,
     thousand_idle_connections_of_one_user_shut_nobody_out,
-    fifty_clients_at_once_are_all_answered,
+    fifty_clients_at_once_each_get_what_they_asked_for,
 }
 
 const USER: u32 = 4242;
@@ -139,6 +141,7 @@ fn user_without_grants_may_only_look() {
         ("POST", "/v1/tunnels", up("own", "until-down", false)),
         ("GET", "/v1/tunnels/work", String::new()),
         ("DELETE", "/v1/tunnels/work", String::new()),
+        ("POST", "/v1/attach", attach_body(r#"{"pid":1}"#)),
         ("POST", "/v1/down", String::new()),
     ] {
         assert_refused(&place, USER, method, path, &body);
@@ -284,6 +287,129 @@ fn user_takes_down_only_what_he_brought_up() {
     assert_eq!(ask(&place, USER, "DELETE", "/v1/tunnels/own", "").0, "200");
 }
 
+/// A program that does nothing; it ends by itself if the test does not come that far.
+struct Program(std::process::Child);
+
+impl Program {
+    /// As setpriv(1) makes it with these arguments.
+    fn start(place: &Place, privileges: &str, program: &str) -> Self {
+        let mut command = place.command("sh");
+        let script = format!("{program} 100 & exec setpriv {privileges} {program} 100");
+        let script = match privileges.strip_prefix("beside ") {
+            Some(own) => script.replace(privileges, own),
+            None => script.split_once("& ").unwrap().1.to_owned(),
+        };
+        let child = command.args(["-c", &script]).spawn().unwrap();
+        let program = Self(child);
+        wait_until("it has become what it is", || {
+            let name = std::fs::read_to_string(format!("/proc/{}/comm", program.pid()));
+            matches!(name.unwrap().trim_end(), "sleep" | "napper")
+        });
+        program
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn attach_body(target: &str) -> String {
+    format!(r#"{{"target":{target},"terms":{{"action":"block"}},"children":true}}"#)
+}
+
+fn user_attaches_explains_and_detaches_only_what_is_wholly_his() {
+    let place = Place::new();
+    let text = "[block]\nusers = \"all\"\n[attach]\nusers = [4242]\n";
+    let config = place.write("lockne.toml", text);
+    let _daemon = place.daemon_configured(&config);
+    let own = Program::start(&place, "--reuid 4242 --regid 4242 --clear-groups", "sleep");
+    let other = Program::start(&place, "--reuid 4243 --regid 4243 --clear-groups", "sleep");
+    let partly = Program::start(&place, "--ruid 4242 --regid 4242 --clear-groups", "sleep");
+    let attach = |pid| attach_body(&format!(r#"{{"pid":{pid}}}"#));
+    let detach = |pid| format!(r#"{{"target":{{"pid":{pid}}},"children":true}}"#);
+    let processes = || -> Vec<u32> {
+        let status: Status =
+            serde_json::from_str(&ask(&place, 0, "GET", "/v1/status", "").1).unwrap();
+        let all = status.policies.iter().flat_map(|it| &it.processes);
+        all.map(|process| process.pid).collect()
+    };
+
+    for stranger in [&other, &partly] {
+        let body = attach(stranger.pid());
+        let error = assert_refused(&place, USER, "POST", "/v1/attach", &body);
+        assert!(error.contains("is not wholly user 4242's own"), "{error}");
+        let path = format!("/v1/processes/{}", stranger.pid());
+        assert_refused(&place, USER, "GET", &path, "");
+    }
+    let error = assert_refused(&place, OTHER, "POST", "/v1/attach", &attach(other.pid()));
+    assert!(error.contains("may not put running programs"), "{error}");
+    assert!(processes().is_empty());
+
+    let (code, body) = ask(&place, USER, "POST", "/v1/attach", &attach(own.pid()));
+    assert_eq!(code, "200", "{body}");
+    assert_eq!(processes(), [own.pid()]);
+    let path = format!("/v1/processes/{}", own.pid());
+    let (code, body) = ask(&place, USER, "GET", &path, "");
+    assert_eq!(code, "200", "{body}");
+    assert!(
+        serde_json::from_str::<Explanation>(&body)
+            .unwrap()
+            .policy
+            .is_some()
+    );
+    assert_refused(&place, OTHER, "GET", &path, "");
+    for uid in [USER, OTHER] {
+        assert_refused(&place, uid, "POST", "/v1/detach", &detach(own.pid()));
+    }
+    assert_eq!(processes(), [own.pid()]);
+
+    place.write("lockne.toml", &format!("{text}[switch]\nusers = [4242]\n"));
+    wait_until("the change is in force", || {
+        ask(&place, USER, "POST", "/v1/detach", &detach(own.pid())).0 == "200"
+    });
+    assert!(processes().is_empty());
+}
+
+fn by_name_a_user_gets_his_own_programs_and_those_of_them_that_are_his() {
+    let place = Place::new();
+    let _daemon = place.daemon_granting(r#"[{"users":[4242],"block":true,"attach":true}]"#);
+    let program = place.path().join("napper");
+    std::fs::copy("/bin/sleep", &program).unwrap();
+    let program = program.to_str().unwrap();
+    let own = "--reuid 4242 --regid 4242 --clear-groups";
+    let own_only = Program::start(&place, own, program);
+    let with_child = Program::start(&place, &format!("beside {own}"), program);
+    let _other = Program::start(&place, "--reuid 4243 --regid 4243 --clear-groups", program);
+
+    let (code, body) = ask(
+        &place,
+        USER,
+        "POST",
+        "/v1/attach",
+        &attach_body(r#"{"name":"napper"}"#),
+    );
+
+    assert_eq!(code, "200", "{body}");
+    let moved: Moved = serde_json::from_str(&body).unwrap();
+    let mut wanted = [own_only.pid(), with_child.pid()];
+    wanted.sort_unstable();
+    let pids: Vec<_> = moved.processes.iter().map(|it| it.pid).collect();
+    assert_eq!(pids, wanted, "{moved:#?}");
+    // Its child is root's: so are those that a setuid program makes.
+    let told = "these descendants are not wholly yours, and stay as they are";
+    assert!(
+        moved.notices.iter().any(|it| it.starts_with(told)),
+        "{moved:#?}"
+    );
+}
+
 fn thousand_idle_connections_of_one_user_shut_nobody_out() {
     let place = Place::new();
     let _daemon = place.daemon_granting("[]");
@@ -314,30 +440,104 @@ fn thousand_idle_connections_of_one_user_shut_nobody_out() {
     });
 }
 
-fn fifty_clients_at_once_are_all_answered() {
+fn fifty_clients_at_once_each_get_what_they_asked_for() {
     let place = Place::new();
-    let _daemon = place.daemon_granting(r#"[{"all":true,"block":true}]"#);
+    let _daemon = place.daemon_granting(
+        r#"[{"all":true,"block":true},{"users":[4200,4201],"attach":true},{"users":[4200],"switch":true}]"#,
+    );
+    let programs: Vec<_> = (0..50_u32)
+        .map(|number| {
+            let uid = 4200 + number % 3;
+            let own = format!("--reuid {uid} --regid {uid} --clear-groups");
+            (number % 5 != 0).then(|| Program::start(&place, &own, "sleep"))
+        })
+        .collect();
     let all = Barrier::new(50);
 
     thread::scope(|scope| {
-        let clients: Vec<_> = (0..50)
-            .map(|number| {
+        let clients: Vec<_> = (0..50_u32)
+            .zip(&programs)
+            .map(|(number, program)| {
                 let (place, all) = (&place, &all);
                 scope.spawn(move || {
-                    let script = "exec /proc/self/fd/7 run --block -- true";
-                    let mut command = lockne(place, 4200 + number % 3, script);
                     all.wait();
-                    command.output().unwrap()
+                    client(place, number, program.as_ref().map(Program::pid));
                 })
             })
             .collect();
         for client in clients {
-            let output = client.join().unwrap();
-            assert!(output.status.success(), "{output:?}");
+            client.join().unwrap();
         }
     });
 
     let (_, status) = ask(&place, 0, "GET", "/v1/status", "");
     let status: Status = serde_json::from_str(&status).unwrap();
     assert_eq!(status.policies.len(), 1, "the same terms are one policy");
+    let processes = &status.policies[0].processes;
+    let mut policed: Vec<_> = processes.iter().map(|process| process.pid).collect();
+    let mut wanted: Vec<_> = (0..50_u32)
+        .zip(&programs)
+        .filter(|(number, _)| number % 5 == 1 && number % 3 != 2)
+        .filter_map(|(_, program)| Some(program.as_ref()?.pid()))
+        .collect();
+    policed.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(policed, wanted);
+}
+
+/// One of fifty: what it asks for, and what it must get.
+fn client(place: &Place, number: u32, pid: Option<u32>) {
+    let uid = 4200 + number % 3;
+    let Some(pid) = pid else {
+        let script = format!("exec /proc/self/fd/7 run --block -- sh -c \"exit {number}\"");
+        let output = lockne(place, uid, &script).output().unwrap();
+        assert_eq!(
+            output.status.code(),
+            i32::try_from(number).ok(),
+            "{output:?}"
+        );
+        return;
+    };
+    let target = format!(r#"{{"pid":{pid}}}"#);
+    let attach = || ask(place, uid, "POST", "/v1/attach", &attach_body(&target));
+    let detach = format!(r#"{{"target":{target},"children":true}}"#);
+    let detach = || ask(place, uid, "POST", "/v1/detach", &detach);
+    match number % 5 {
+        1 if uid == 4202 => assert_eq!(attach().0, "403"),
+        1 => {
+            let (code, body) = attach();
+            assert_eq!(code, "200", "{body}");
+            let moved: Moved = serde_json::from_str(&body).unwrap();
+            let pids: Vec<_> = moved.processes.iter().map(|it| it.pid).collect();
+            assert_eq!(pids, [pid]);
+        }
+        2 => {
+            let (code, body) = ask(place, uid, "GET", "/v1/status", "");
+            assert_eq!(code, "200", "{body}");
+            let status: Status = serde_json::from_str(&body).unwrap();
+            let all = status.policies.iter().flat_map(|it| &it.processes);
+            for process in all {
+                let owner = std::fs::metadata(format!("/proc/{}", process.pid));
+                let owner = owner.map(|it| std::os::unix::fs::MetadataExt::uid(&it));
+                // It may have ended meanwhile.
+                assert!(
+                    owner.is_err() || owner.is_ok_and(|it| it == uid),
+                    "{status:?}"
+                );
+            }
+        }
+        3 => {
+            let (code, body) = ask(place, uid, "GET", &format!("/v1/processes/{pid}"), "");
+            assert_eq!(code, "200", "{body}");
+            let explanation: Explanation = serde_json::from_str(&body).unwrap();
+            assert_eq!((explanation.pid, explanation.uid), (pid, uid));
+            assert!(explanation.policy.is_none());
+        }
+        _ if uid == 4200 => {
+            assert_eq!(attach().0, "200");
+            assert_eq!(detach().0, "200");
+        }
+        // It has no policy, or may not get one.
+        _ => assert_ne!(detach().0, "200"),
+    }
 }

@@ -12,7 +12,7 @@ use crate::{home::text, tests};
 
 tests! {
     every_program_with_every_resolv_conf_asks_the_tunnels_resolver
-        needs ["dnsmasq", "dig", "busybox", "python3", "curl"],
+        needs ["dnsmasq", "dig", "busybox", "python3", "curl", "hey", "musl-gcc"],
     program_sees_the_resolver_that_it_asked needs ["dnsmasq", "python3"],
     socket_of_another_address_or_version_is_answered_too needs ["dnsmasq", "dig"],
     stub_answers_nobody_but_its_policy needs ["dnsmasq", "dig"],
@@ -25,6 +25,9 @@ tests! {
     older_connection_to_a_resolver_of_this_machine_is_silent needs ["dnsmasq", "python3"],
     questions_go_on_without_a_daemon_and_the_stub_is_closed needs ["dnsmasq", "dig"],
     sockets_of_resolvers_refuse_policed_programs needs ["dnsmasq", "python3"],
+    sockets_of_resolvers_are_hidden_where_the_kernel_cannot_refuse_them
+        needs ["dnsmasq", "python3"],
+    system_bus_is_open_to_policed_programs needs ["dnsmasq", "python3"],
     multicast_names_do_not_reach_the_local_network needs ["python3"],
     search_domains_of_the_tunnel_are_searched,
 }
@@ -33,8 +36,10 @@ fn every_program_with_every_resolv_conf_asks_the_tunnels_resolver() {
     let bench = Bench::new();
     let _daemon = bench.home.daemon();
     bench.home.tunnels_up();
+    let musl = bench.musl_program();
+    let musl: &[&str] = &[musl.to_str().unwrap()];
     for resolv_conf in RESOLV_CONFS {
-        for program in PROGRAMS {
+        for program in PROGRAMS.iter().chain([&musl]) {
             let output = bench.run(&["--via", "a"], resolv_conf, program);
 
             let said = text(&output);
@@ -329,8 +334,20 @@ fn questions_go_on_without_a_daemon_and_the_stub_is_closed() {
 }
 
 fn sockets_of_resolvers_refuse_policed_programs() {
+    assert_sockets(&[], "refused refused refused refused in in in refused in");
+}
+
+fn sockets_of_resolvers_are_hidden_where_the_kernel_cannot_refuse_them() {
+    assert_sockets(
+        &["--without", "unix-sockets"],
+        "gone gone gone gone in in in gone gone",
+    );
+}
+
+/// Fails unless programs under a policy come in where it says, and others everywhere.
+fn assert_sockets(daemon: &[&str], policed: &str) {
     let bench = Bench::new();
-    let _daemon = bench.home.daemon();
+    let _daemon = bench.home.daemon_with(daemon);
     bench.home.tunnels_up();
     let state = bench.home.state_dir();
     // A `/run` of its own, where all of them have their sockets.
@@ -344,15 +361,31 @@ fn sockets_of_resolvers_refuse_policed_programs() {
     );
 
     let free = "in in in in in in in in in";
-    let policed = "refused refused refused refused in in in refused in";
+    let file = "nameserver 127.0.0.53";
     let wanted = format!(
-        ": {free}\nnscd was asked\n\
-         --via a : {policed}\nnscd was not asked\n\
-         --block : {policed}\nnscd was not asked\n\
-         --direct : {free}\nnscd was asked\n"
+        ": {free} {file}\nnscd was asked\n\
+         --via a : {policed} {file}\nnscd was not asked\n\
+         --block : {policed} {file}\nnscd was not asked\n\
+         --direct : {free} {file}\nnscd was asked\n"
     );
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(said, wanted, "{}", text(&output));
+}
+
+/// What the contract says of names over D-Bus.
+fn system_bus_is_open_to_policed_programs() {
+    let bench = Bench::new();
+    let _daemon = bench.home.daemon();
+    bench.home.tunnels_up();
+    let state = bench.home.state_dir();
+    let script = "mount -t tmpfs t /run && exec python3 -c \"$0\" \"$@\"";
+    let shell = ["sh", "-c", script, program::BUS];
+    let arguments = [env!("CARGO_BIN_EXE_lockne"), state.to_str().unwrap()];
+
+    let output = bench.run_free("", &[&shell[..], &arguments].concat());
+
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("ResolveHostname"), "{}", text(&output));
 }
 
 fn multicast_names_do_not_reach_the_local_network() {

@@ -3,14 +3,15 @@
 use std::{
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::Path,
-    process::Output,
+    process::{Output, Stdio},
 };
 
 use lockne_lab::internet::ReversePathFilter;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
-    home::{Home, text},
+    home::{Home, text, wait_until},
     tests,
 };
 
@@ -19,6 +20,9 @@ tests! {
     leaktest_finds_nothing_past_a_block,
     leaktest_finds_the_leak_of_a_guard_that_is_gone,
     leaktest_without_a_network_is_an_error,
+    leaktest_of_no_tunnel_sends_nothing,
+    leaktest_of_a_tunnel_that_is_down_says_so,
+    leaktest_that_is_interrupted_leaves_nothing,
 }
 
 fn leaktest<const N: usize>(home: &Home, arguments: [&str; N]) -> Output {
@@ -107,7 +111,7 @@ fn leaktest_without_a_network_is_an_error() {
 
     let output = leaktest(&home, []);
 
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(125));
     assert!(
         text(&output).contains("no way to the internet"),
         "{}",
@@ -115,8 +119,52 @@ fn leaktest_without_a_network_is_an_error() {
     );
 }
 
+fn leaktest_of_no_tunnel_sends_nothing() {
+    let home = Home::with_tunnels();
+
+    let output = leaktest(&home, ["--via", "none", "--json"]);
+
+    assert_eq!(output.status.code(), Some(125), "{}", text(&output));
+    assert!(text(&output).contains("`none`"), "{}", text(&output));
+    assert!(output.stdout.is_empty());
+    home.assert_no_leak();
+}
+
+fn leaktest_of_a_tunnel_that_is_down_says_so() {
+    let home = Home::with_tunnels();
+    let _daemon = home.daemon();
+    let mut ip = home.lab.home.command("ip");
+    let output = ip.args(["link", "set", "a", "down"]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+
+    let output = leaktest(&home, ["--via", "a"]);
+
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let said = text(&output);
+    assert!(said.contains("nothing went through the tunnel"), "{said}");
+}
+
+fn leaktest_that_is_interrupted_leaves_nothing() {
+    let home = Home::with_tunnels();
+    let private = home.beside("private");
+    std::fs::create_dir(&private).unwrap();
+    let mut command = home.lockne(["leaktest", "--via", "a"]);
+    command.env("TMPDIR", &private).stderr(Stdio::piped());
+    let child = command.stdout(Stdio::piped()).spawn().unwrap();
+    // It has made its directory, so it listens for signals.
+    let is_empty = || std::fs::read_dir(&private).unwrap().next().is_none();
+    wait_until("it has begun", || !is_empty());
+
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+
+    assert_eq!(output.status.code(), Some(125), "{}", text(&output));
+    assert!(text(&output).contains("interrupted"), "{}", text(&output));
+    assert!(is_empty());
+}
+
 /// Takes the program of a pinned link off its hook, as `bpftool link detach` does.
-fn detach(pin: &Path) {
+pub(crate) fn detach(pin: &Path) {
     const OBJ_GET: i64 = 7;
     const LINK_DETACH: i64 = 34;
     let path = std::ffi::CString::new(pin.to_str().unwrap()).unwrap();

@@ -24,9 +24,11 @@ mod footprint;
 mod hole;
 mod home;
 mod leaktest;
+mod metrics;
 mod monitor;
 mod network;
 mod older;
+mod order;
 mod path;
 mod peer;
 mod rule;
@@ -69,10 +71,12 @@ fn main() -> ExitCode {
         ("fault", fault::TESTS),
         ("flows", flows::TESTS),
         ("hole", hole::TESTS),
+        ("metrics", metrics::TESTS),
         ("monitor", monitor::TESTS),
         ("leaktest", leaktest::TESTS),
         ("network", network::TESTS),
         ("older", older::TESTS),
+        ("order", order::TESTS),
         ("path", path::TESTS),
         ("peer", peer::TESTS),
         ("rule", rule::TESTS),

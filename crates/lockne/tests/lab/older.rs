@@ -29,6 +29,7 @@ tests! {
     inherited_connection_to_this_machine_stays,
     socket_from_another_process_is_marked_before_it_connects,
     first_datagram_by_a_socket_from_another_process_is_refused,
+    inherited_socket_cannot_take_its_mark_off_by_datagram needs ["python3"],
     daemon_keeps_nothing_open_of_the_program_that_started_it,
 }
 
@@ -207,6 +208,32 @@ fn first_datagram_by_a_socket_from_another_process_is_refused() {
         home.lab.origin.seen().iter().all(|visit| visit.times == 1),
         "only the second ones arrive"
     );
+}
+
+/// Of a program that makes no socket of its own, so that nothing but its rights tell what it can do.
+fn inherited_socket_cannot_take_its_mark_off_by_datagram() {
+    const MARKED: &str = r#"
+import array, socket, sys
+s = socket.socket(fileno=int(sys.argv[1]))
+mark = [(socket.SOL_SOCKET, socket.SO_MARK, array.array("I", [0]))]
+for _ in range(2):
+    try:
+        s.sendmsg([b"a"], mark, 0, ("198.18.77.1", 7))
+    except OSError as error:
+        print(error)
+print("tried")
+"#;
+    let home = Home::with_tunnels();
+    let socket = socket(&home, Action::UdpUnconnected, ORIGIN[0]);
+    let mut command = home.lockne(["run", "--via", "a", "--"]);
+    let number = socket.as_raw_fd().to_string();
+    command.args(["python3", "-c", MARKED, &number]);
+    leave_open(&mut command, socket.as_fd());
+
+    let output = command.output().unwrap();
+
+    assert!(text(&output).contains("tried"), "{}", text(&output));
+    home.assert_no_leak();
 }
 
 fn daemon_keeps_nothing_open_of_the_program_that_started_it() {

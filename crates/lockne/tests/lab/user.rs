@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use lockne_lab::probe::{Action, Outcome, Probe, Report};
+use lockne_lab::probe::{Action, Outcome, Probe, Report, Running, SocketFrom};
 
 use crate::{
     home::{Daemon, Home, text},
@@ -13,6 +13,8 @@ use crate::{
 tests! {
     program_that_a_user_starts_is_tunnelled needs ["setpriv"],
     policed_program_of_a_user_cannot_free_itself needs ["setpriv"],
+    attached_program_of_a_user_is_tunnelled_and_detached_it_comes_home needs ["setpriv"],
+    policed_program_with_every_grant_frees_neither_itself_nor_others needs ["setpriv"],
     tunnels_of_others_are_not_for_everybody needs ["setpriv"],
     daemon_with_what_the_unit_gives_it_does_the_main_job needs ["setpriv", "mount", "unshare"],
 }
@@ -101,6 +103,90 @@ fn policed_program_of_a_user_cannot_free_itself() {
         !matches!(report.outcome, Outcome::Answered { .. }),
         "{report:?}"
     );
+}
+
+/// A home with both tunnels up, whose configuration gives user 4242 all there is.
+fn generous_home() -> (Home, Daemon) {
+    let home = Home::new();
+    home.open();
+    let all = "users = [4242]\n";
+    let config = format!(
+        "[tunnels.a]\ninterface = \"a\"\n{all}[tunnels.b]\ninterface = \"b\"\n{all}\
+         [direct]\n{all}[block]\n{all}[attach]\n{all}[switch]\n{all}[own_tunnels]\n{all}"
+    );
+    let config = home.write("lockne.toml", &config);
+    let daemon = home.daemon_with(&["--config", config.to_str().unwrap()]);
+    home.tunnels_up();
+    (home, daemon)
+}
+
+/// A program of the user that waits for its word, without a policy.
+fn waiting(home: &Home, probe: &Probe) -> Running {
+    let mut command = home.lab.home.command("sh");
+    let script = format!(
+        "shift; exec 8<'{}'; \
+         exec setpriv --reuid 4242 --regid 4242 --clear-groups -- /proc/self/fd/8 \"$@\"",
+        std::env::current_exe().unwrap().display(),
+    );
+    command.args(["-c", &script, "sh"]).current_dir("/");
+    let mut running = probe.start_behind(command).unwrap();
+    running.wait_until_ready().unwrap();
+    running
+}
+
+fn attached_program_of_a_user_is_tunnelled_and_detached_it_comes_home() {
+    let (home, _daemon) = generous_home();
+    let must = |arguments: &[&str]| {
+        let output = lockne(&home, arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let probe = probe(Action::UdpUnconnected, ORIGIN[0]).on(SocketFrom::BeforeGo);
+    let mut running = waiting(&home, &probe);
+    let pid = running.pid().to_string();
+
+    must(&["attach", "--pid", &pid, "--via", "a"]);
+
+    let said = must(&["explain", &pid]);
+    assert!(said.contains("goes by `a` or not at all"), "{said}");
+    running.go().unwrap();
+    let tunnel = way::client(&home.lab.provider_a);
+    assert_answered(&running.finish().unwrap(), ORIGIN[0], tunnel, &probe);
+    home.assert_no_leak();
+    // To another tunnel, and home.
+    let mut running = waiting(&home, &probe);
+    let pid = running.pid().to_string();
+    must(&["attach", "--pid", &pid, "--via", "a"]);
+    must(&["attach", "--pid", &pid, "--via", "b"]);
+    must(&["detach", "--pid", &pid]);
+    running.go().unwrap();
+    assert_answered(&running.finish().unwrap(), ORIGIN[0], HOME, &probe);
+}
+
+/// Each of these would be granted to the same user from outside of the policy.
+fn policed_program_with_every_grant_frees_neither_itself_nor_others() {
+    let (home, _daemon) = generous_home();
+    let tunnel = way::client(&home.lab.provider_a);
+    let probe = probe(Action::Tcp, ORIGIN[0]);
+    let conf = home.conf("other", &home.lab.provider_b);
+    let free = waiting(&home, &probe.clone().on(SocketFrom::BeforeGo));
+
+    for request in [
+        "detach --pid $$".to_owned(),
+        "attach --pid $$ --direct".to_owned(),
+        "attach --pid $$ --via b".to_owned(),
+        format!("attach --pid {} --direct", free.pid()),
+        "run --direct -- true".to_owned(),
+        "run --via b -- true".to_owned(),
+        format!("tunnel up {}", conf.display()),
+    ] {
+        let script = format!(
+            "/proc/self/fd/7 {request} 2>&1 | grep -q 'from a program that has a policy' || exit 1; exec \"$@\""
+        );
+        let report = run(&home, &["--via", "a"], &script, &probe);
+        assert_answered(&report, ORIGIN[0], tunnel, &probe);
+    }
+    home.assert_no_leak();
 }
 
 fn tunnels_of_others_are_not_for_everybody() {

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Programs of others that tests start.
-const TOOLS: [&str; 31] = [
+const TOOLS: [&str; 34] = [
     "bash",
     "bpftool",
     "busybox",
@@ -34,18 +34,21 @@ const TOOLS: [&str; 31] = [
     "ip",
     "iperf3",
     "ls",
+    "mkdir",
     "mount",
     "nft",
     "nsenter",
     "ping",
     "ps",
     "python3",
+    "script",
     "sed",
     "setpriv",
     "sh",
     "sleep",
     "ss",
     "stat",
+    "sysctl",
     "tc",
     "true",
     "umount",

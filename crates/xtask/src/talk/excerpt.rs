@@ -25,6 +25,7 @@ pub(super) fn block(root: &Path, path: &str, names: &[String]) -> Result<String>
     let language = match extension {
         Some("rs") => "rust",
         Some("c" | "h") => "c",
+        Some("py") => "python",
         _ => "bash",
     };
     Ok(format!(
@@ -128,7 +129,7 @@ pub(super) fn check_page(root: &Path, page: &str) -> Result<()> {
 }
 
 /// Compiles the C, by whichever compiler for BPF there is.
-pub(super) fn compile_c(root: &Path) -> Result<()> {
+pub(super) fn compile(root: &Path) -> Result<()> {
     let compilers: [&[&str]; 2] = [&["bpf-gcc"], &["clang", "--target=bpf"]];
     let works = |words: &&&[&str]| {
         let asked = Command::new(words[0]).arg("--version").output();
@@ -140,28 +141,33 @@ pub(super) fn compile_c(root: &Path) -> Result<()> {
     let folder = root.join(C_FILES);
     for file in fs::read_dir(&folder).with_context(|| format!("cannot list {C_FILES}"))? {
         let file = file?.path();
-        if file.extension().is_some_and(|extension| extension == "c") {
-            let mut command = Command::new(compiler[0]);
-            command
-                .args(&compiler[1..])
-                .args([
-                    "-O2",
-                    "-Wall",
-                    "-Wextra",
-                    "-Werror",
-                    "-c",
-                    "-o",
-                    "/dev/null",
-                ])
-                // Debian keeps the headers of the kernel's interface by architecture.
-                .arg(format!(
-                    "-I/usr/include/{}-linux-gnu",
-                    std::env::consts::ARCH
-                ))
-                .args(["-idirafter", "/usr/include"])
-                .arg(&file);
-            super::run_tool(&mut command, "install it")?;
+        let name = file.to_string_lossy();
+        if name.ends_with(".py") {
+            let parse = "import ast, sys; ast.parse(open(sys.argv[1]).read())";
+            let mut command = Command::new("python3");
+            super::run_tool(command.args(["-c", parse]).arg(&file), "install it")?;
         }
+        if !name.ends_with(".c") {
+            continue;
+        }
+        let mut command = Command::new(compiler[0]);
+        command
+            .args(&compiler[1..])
+            .args(["-O2", "-Wall", "-Wextra", "-Werror"])
+            // Debian keeps the headers of the kernel's interface by architecture.
+            .arg(format!(
+                "-I/usr/include/{}-linux-gnu",
+                std::env::consts::ARCH
+            ))
+            .args(["-idirafter", "/usr/include"]);
+        if name.ends_with(".bcc.c") {
+            // BCC rewrites it before a compiler makes code of it.
+            let header = folder.join("bcc.h");
+            command.arg("-fsyntax-only").arg("-include").arg(header);
+        } else {
+            command.args(["-c", "-o", "/dev/null"]);
+        }
+        super::run_tool(command.arg(&file), "install it")?;
     }
     Ok(())
 }

@@ -77,7 +77,57 @@ pub(super) fn check(root: &Path, slides: &str) -> Result<usize> {
         expected + 2
     );
     check_code(slides, &text, &shown)?;
+    check_notes(slides, &text)?;
     Ok(count)
+}
+
+/// Checks that each slide's note says when it comes and how long it takes, that this adds up, and that what
+/// is shown live has a way out.
+fn check_notes(slides: &str, text: &str) -> Result<()> {
+    // Minutes since the start.
+    let mut now = 0;
+    let mut last = None;
+    for slide in text.split("<!-- end_slide -->") {
+        let title = slide.lines().zip(slide.lines().skip(1));
+        let title = title
+            .filter(|(_, below)| below.starts_with("==="))
+            .map(|(title, _)| title)
+            .next()
+            .unwrap_or("?");
+        let note = slide.split_once("<!-- speaker_note: |\n");
+        let (_, note) = note.with_context(|| format!("{slides}: `{title}` has no note"))?;
+        let (start, length) = times(note)
+            .with_context(|| format!("{slides}: the note of `{title}` begins with no time"))?;
+        ensure!(
+            last.is_none(),
+            "{slides}: a slide before `{title}` has no length"
+        );
+        ensure!(
+            start == now,
+            "{slides}: `{title}` comes at {start} minutes by its note, and at {now} by those before"
+        );
+        match length {
+            Some(length) => now += length,
+            None => last = Some(start),
+        }
+        ensure!(
+            !title.starts_with("Live") || note.contains("Breaks:"),
+            "{slides}: the note of `{title}` does not say what to do when it breaks"
+        );
+    }
+    Ok(())
+}
+
+/// When a slide comes, and how long it takes, in minutes, of a note such as "0:21, 6 min. ..".
+fn times(note: &str) -> Option<(u32, Option<u32>)> {
+    let (start, rest) = note.trim_start().split_at_checked(4)?;
+    let (hours, minutes) = start.split_once(':')?;
+    let start = hours.parse::<u32>().ok()? * 60 + minutes.parse::<u32>().ok()?;
+    let length = rest.strip_prefix(", ").and_then(|rest| {
+        let (length, _) = rest.split_once(" min")?;
+        length.parse().ok()
+    });
+    Some((start, length))
 }
 
 /// Checks that each line of code is a row of its own: what is too wide would be wrapped.
@@ -118,4 +168,40 @@ fn text_of(row: &str) -> String {
         .replace("&#x27;", "'")
         .replace("&amp;", "&");
     plain.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slide(title: &str, note: &str) -> String {
+        format!("{title}\n=====\n\n<!-- speaker_note: |\n  {note}\n-->\n")
+    }
+
+    fn check(slides: &[String]) -> Result<()> {
+        check_notes("slides", &slides.join("<!-- end_slide -->\n"))
+    }
+
+    #[test]
+    fn times_of_notes_add_up() {
+        let [a, c] = [
+            slide("A", "0:00, 2 min. Say."),
+            slide("C", "0:03. Questions."),
+        ];
+
+        check(&[a.clone(), slide("B", "0:02, 1 min; or less."), c.clone()]).expect("it adds up");
+        for wrong in ["0:01, 1 min.", "0:02, 2 min.", "0:02.", "Say."] {
+            assert!(
+                check(&[a.clone(), slide("B", wrong), c.clone()]).is_err(),
+                "{wrong}"
+            );
+        }
+        assert!(check(&[a, "B\n===\n".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn live_part_says_what_to_do_when_it_breaks() {
+        check(&[slide("Live: it", "0:00. Breaks: restart.")]).expect("it says so");
+        assert!(check(&[slide("Live: it", "0:00. Good luck.")]).is_err());
+    }
 }

@@ -163,6 +163,11 @@ impl Report {
                 output::count(count(Verdict::Known), "way")
             ))?;
         }
+        if self.via.is_some() && count(Verdict::Tunnelled) == 0 {
+            output::line(&format!(
+                "{WARN}nothing went through the tunnel either{WARN:#}: is it up? `lockne status` tells"
+            ))?;
+        }
         let past = format!("past {}", self.via.as_deref().unwrap_or("the block"));
         if self.leaks == 0 {
             return output::line(&format!(

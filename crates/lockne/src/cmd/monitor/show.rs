@@ -287,6 +287,25 @@ mod tests {
     }
 
     #[test]
+    fn docs_name_every_field() {
+        let mut tagged = tcp();
+        tagged.flags |= observe::Packet::TAGGED;
+        let via = Action::Via("work".parse().unwrap());
+        let json = |seen: &observe::Packet| {
+            let packet = Packet {
+                seen,
+                device: "eth0".to_owned(),
+                policy: Some(via.clone()),
+            };
+            serde_json::to_value(packet.json(Clock::EPOCH)).unwrap()
+        };
+
+        let values = [json(&tagged), json(&ping())];
+
+        crate::documented::assert_fields("monitor.md", "**`lockne monitor --json`**", &values);
+    }
+
+    #[test]
     fn packet_without_a_process_is_shown_without_one() {
         insta::assert_snapshot!(shown_as(&ping(), None));
     }

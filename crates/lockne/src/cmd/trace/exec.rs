@@ -314,6 +314,22 @@ mod tests {
     }
 
     #[test]
+    fn docs_name_every_field() {
+        let mut teller = Teller {
+            name: None,
+            running: HashMap::new(),
+            users: BTreeMap::new(),
+            starts: 0,
+        };
+        let values = [start(7, "/usr/bin/git", &["git"]), end(7, 0)].map(|run| {
+            let event = teller.event(&run, Clock::EPOCH).unwrap();
+            serde_json::to_value(&event).unwrap()
+        });
+
+        crate::documented::assert_fields("monitor.md", "**`lockne trace exec --json`**", &values);
+    }
+
+    #[test]
     fn name_is_that_of_the_file_or_of_the_process() {
         let mut teller = Teller {
             name: Some("git"),

@@ -152,5 +152,7 @@ mod tests {
         let json = serde_json::to_string(&ping).unwrap();
 
         insta::assert_snapshot!(format!("{line}\n{json}"));
+        let value = serde_json::to_value(&ping).unwrap();
+        crate::documented::assert_fields("monitor.md", "**`lockne trace ping --json`**", &[value]);
     }
 }

@@ -13,7 +13,8 @@ use lockne_lab::{
     packet::{Content, Flow, Transport},
 };
 
-use crate::home::{Home, wait_until};
+use super::program;
+use crate::home::{Home, text, wait_until};
 
 /// What the resolver behind the tunnel answers: the server on the internet.
 pub(crate) const FAR_ANSWER: &str = "203.0.113.10";
@@ -48,6 +49,17 @@ pub(crate) const PROGRAMS: &[&[&str]] = &[
         "--max-time",
         "20",
         "http://test.example/",
+    ],
+    // Go's own resolver. Nobody listens there, and the error names the address.
+    &[
+        "env",
+        "GODEBUG=netdns=go",
+        "hey",
+        "-n",
+        "1",
+        "-c",
+        "1",
+        "http://test.example:9/",
     ],
 ];
 
@@ -137,6 +149,18 @@ impl Bench {
         let program = dig(question);
         let program: Vec<&str> = program.iter().map(String::as_str).collect();
         self.run(arguments, "", &program)
+    }
+
+    /// A program that asks by musl's resolver.
+    pub(crate) fn musl_program(&self) -> PathBuf {
+        let source = self.home.write("names.c", program::LIBC);
+        let binary = source.with_extension("");
+        let output = Command::new("musl-gcc")
+            .args([&source, std::path::Path::new("-o"), &binary])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        binary
     }
 
     /// The beginning of a command with these files of its own, in a mount namespace.

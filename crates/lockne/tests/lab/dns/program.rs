@@ -105,6 +105,8 @@ for path in paths:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if not os.path.exists(path):
         serve(path)
+with open("/run/systemd/resolve/stub-resolv.conf", "w") as file:
+    file.write("nameserver 127.0.0.53")
 client = """
 import socket, sys
 for path in sys.argv[1:]:
@@ -114,7 +116,9 @@ for path in sys.argv[1:]:
         print("in", end=" ")
     except ConnectionRefusedError:
         print("refused", end=" ")
-print()
+    except FileNotFoundError:
+        print("gone", end=" ")
+print(open("/run/systemd/resolve/stub-resolv.conf").read())
 """
 more = ["/run/systemd/resolve/../resolve/io.systemd.Resolve", "/run/nscd//socket"]
 def under(*policy):
@@ -127,4 +131,43 @@ for policy in [[], ["--via", "a"], ["--block"], ["--direct"]]:
     before = nscd
     subprocess.run(under(*policy) + ["getent", "ahosts", "test.example"], capture_output=True)
     print("nscd was asked" if nscd > before else "nscd was not asked")
+"#;
+
+/// Listens where the system bus would, and says what a policed program could send there.
+pub(crate) const BUS: &str = r#"
+import os, socket, subprocess, sys
+lockne, state = sys.argv[1:]
+path = "/run/dbus/system_bus_socket"
+os.makedirs(os.path.dirname(path), exist_ok=True)
+server = socket.socket(socket.AF_UNIX)
+server.bind(path)
+server.listen()
+client = """
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.sendall(b"org.freedesktop.resolve1.Manager.ResolveHostname")
+"""
+command = [lockne, "--state-dir", state, "run", "--via", "a", "--", sys.executable, "-c", client, path]
+subprocess.run(command, check=True)
+print(server.accept()[0].recv(512).decode())
+"#;
+
+/// Asks for a name as programs of other C libraries do, in C: musl's own resolver.
+pub(crate) const LIBC: &str = r#"
+#include <netdb.h>
+#include <stdio.h>
+
+int main(void) {
+    struct addrinfo hints = { .ai_family = AF_INET, .ai_socktype = SOCK_STREAM }, *found;
+    int failed = getaddrinfo("test.example", "80", &hints, &found);
+    if (failed) {
+        puts(gai_strerror(failed));
+        return 1;
+    }
+    char address[64];
+    getnameinfo(found->ai_addr, found->ai_addrlen, address, sizeof address, 0, 0, NI_NUMERICHOST);
+    puts(address);
+    return 0;
+}
 "#;

@@ -1,0 +1,409 @@
+//! Metrics, as Prometheus itself sees them.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use lockne_core::api::Traffic;
+use lockne_lab::probe::{Action, Probe};
+use serde_json::Value;
+
+use crate::{
+    home::{Daemon, Home, wait_until},
+    tests,
+    way::{self, ORIGIN, assert_arrives, probe},
+};
+
+tests! {
+    prometheus_scrapes_what_programs_did_and_every_metric_is_there needs ["prometheus", "promtool"],
+    page_moves_with_the_configuration_and_a_busy_port_is_told,
+    greedy_and_slow_scrapers_disturb_nobody,
+}
+
+const ADDRESS: &str = "127.0.0.1:9108";
+
+/// A home whose configuration has tunnels `a` and `b`, and something more.
+struct Measured {
+    home: Home,
+    file: PathBuf,
+}
+
+impl Measured {
+    fn new() -> Self {
+        let home = Home::new();
+        let file = home.write("lockne.toml", "");
+        Self { home, file }
+    }
+
+    fn write(&self, more: &str) {
+        let mut text = String::new();
+        for (name, provider) in [
+            ("a", &self.home.lab.provider_a),
+            ("b", &self.home.lab.provider_b),
+        ] {
+            let conf = self.home.conf(name, provider);
+            text += &format!("[tunnels.{name}]\nconfig = \"{}\"\n", conf.display());
+        }
+        let next = self.home.write("next", &(text + more));
+        fs::rename(next, &self.file).unwrap();
+    }
+
+    fn daemon(&self, mark_bit: &str) -> Daemon {
+        let file = self.file.to_str().unwrap();
+        self.home
+            .daemon_with(&["--mark-bit", mark_bit, "--config", file])
+    }
+
+    fn connect(&self, address: &str) -> Option<TcpStream> {
+        let connect = || TcpStream::connect(address).ok();
+        self.home.lab.home.run(connect).unwrap()
+    }
+
+    /// The answer to a request; `None` if nobody listens.
+    fn ask(&self, address: &str, request: &str) -> Option<String> {
+        let mut stream = self.connect(address)?;
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        Some(answer)
+    }
+
+    fn page(&self, address: &str) -> Option<String> {
+        let answer = self.ask(
+            address,
+            &format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n"),
+        )?;
+        let (head, page) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+        Some(page.to_owned())
+    }
+
+    fn wait_for_page(&self, address: &str) -> String {
+        wait_until("somebody serves metrics", || self.page(address).is_some());
+        self.page(address).unwrap()
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.home.status()?.config?.metrics?.problem
+    }
+}
+
+/// The metrics that the docs list.
+fn documented() -> BTreeSet<String> {
+    let docs = include_str!("../../../../docs/metrics.md");
+    let rows = docs.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| row.split('`').next().unwrap().to_owned())
+        .collect()
+}
+
+/// The metrics that a page has values of.
+fn exported(page: &str) -> BTreeSet<String> {
+    let values = page.lines().filter(|line| !line.starts_with('#'));
+    let name = |line: &str| line.split(['{', ' ']).next().unwrap().to_owned();
+    values.map(name).collect()
+}
+
+/// Ends with the test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn prometheus_scrapes_what_programs_did_and_every_metric_is_there() {
+    const PACKETS: usize = 12;
+    let measured = Measured::new();
+    measured.write(&format!(
+        "[[rule]]\nname = \"shop\"\nexe = \"/nowhere/shop\"\nvia = [\"a\", \"b\"]\n\
+         [metrics]\nlisten = \"{ADDRESS}\"\n"
+    ));
+    let home = &measured.home;
+    let _daemon = measured.daemon("20");
+    // Counted to the packet, and one that is refused.
+    for to in ORIGIN {
+        assert_arrives(
+            home,
+            ["--via", "a"],
+            ORIGIN,
+            way::client(&home.lab.provider_a),
+        );
+        for _ in 0..PACKETS {
+            home.run(["--via", "a"], &probe(Action::UdpUnconnected, to));
+        }
+    }
+    home.run(
+        ["--block"],
+        &Probe::new(Action::UdpUnconnected, (ORIGIN[0], 9)),
+    );
+    let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).unwrap();
+    home.run(["--via", "a"], &probe(Action::UdpUnconnected, ORIGIN[0]));
+
+    wait_until("the tunnels are looked at", || {
+        measured
+            .wait_for_page(ADDRESS)
+            .contains("lockne_tunnel_healthy{")
+    });
+    let page = measured.page(ADDRESS).unwrap();
+
+    assert_eq!(exported(&page), documented(), "{page}");
+    let mut check = home.lab.home.command("promtool");
+    let mut check = check
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    check
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(page.as_bytes())
+        .unwrap();
+    let complaints = check.wait_with_output().unwrap();
+    assert!(
+        complaints.status.success() && complaints.stderr.is_empty(),
+        "{complaints:?}"
+    );
+
+    let prometheus = Prometheus::start(home);
+    let traffic = home
+        .status()
+        .unwrap()
+        .policies
+        .into_iter()
+        .find(|it| it.terms.or.is_empty() && it.terms.action.to_string() == "via a")
+        .unwrap()
+        .traffic;
+    assert!(traffic.tx_packets >= 2 * PACKETS as u64, "{traffic:?}");
+    let Traffic {
+        tx_packets,
+        rx_bytes,
+        ..
+    } = traffic;
+    let by_hand = "{rule=\"\",via=\"a\"}";
+    for (query, value) in [
+        (
+            format!("lockne_policy_transmit_packets_total{by_hand}"),
+            tx_packets,
+        ),
+        (
+            format!("lockne_policy_receive_bytes_total{by_hand}"),
+            rx_bytes,
+        ),
+        (
+            "lockne_policy_refused_total{via=\"block\"} > bool 0".to_owned(),
+            1,
+        ),
+        (
+            "sum(lockne_policy_tunnel_active{rule=\"shop\"})".to_owned(),
+            1,
+        ),
+        ("lockne_rule_active{rule=\"shop\"}".to_owned(), 0),
+        ("lockne_tunnel_up{tunnel=\"a\"}".to_owned(), 1),
+        (
+            "time() - lockne_tunnel_peer_last_handshake_timestamp_seconds{tunnel=\"a\"} < bool 180"
+                .to_owned(),
+            1,
+        ),
+        ("scrape_samples_scraped > bool 30".to_owned(), 1),
+    ] {
+        prometheus.wait_for(&query, &value.to_string());
+    }
+    // What the dashboard asks, Prometheus understands.
+    let dashboard = include_str!("../../../../packaging/grafana/lockne.json");
+    let dashboard: Value = serde_json::from_str(dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().unwrap());
+    for target in targets {
+        let query = target["expr"].as_str().unwrap();
+        let query = query
+            .replace("$__rate_interval", "1m")
+            .replace("$job", ".*")
+            .replace("$instance", ".*");
+        let answer = prometheus.query(&query);
+        assert_eq!(answer["status"], "success", "{query}: {answer}");
+    }
+    let docs = include_str!("../../../../docs/metrics.md");
+    let rules = docs.rsplit("```yaml\n").next().unwrap();
+    let rules = home.write("alerts.yaml", rules.split("```").next().unwrap());
+    let mut check = Command::new("promtool");
+    let checked = check.args(["check", "rules"]).arg(rules).output().unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    home.assert_no_leak();
+}
+
+/// A Prometheus at home.
+struct Prometheus<'a> {
+    home: &'a Home,
+    _server: Server,
+}
+
+impl<'a> Prometheus<'a> {
+    fn start(home: &'a Home) -> Self {
+        let config = home.write(
+            "prometheus.yml",
+            &format!(
+                "global: {{scrape_interval: 1s}}\nscrape_configs:\n  - job_name: lockne\n    \
+                 static_configs: [{{targets: [\"{ADDRESS}\"]}}]\n"
+            ),
+        );
+        let mut command = home.lab.home.command("prometheus");
+        let server = command
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                config.with_file_name("tsdb").display()
+            ))
+            .args(["--web.listen-address=127.0.0.1:9090", "--log.level=error"])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self {
+            home,
+            _server: Server(server),
+        }
+    }
+
+    fn query(&self, query: &str) -> Value {
+        let mut encoded = String::new();
+        for byte in query.bytes() {
+            encoded += &format!("%{byte:02X}");
+        }
+        let ask = || {
+            let mut stream = TcpStream::connect("127.0.0.1:9090").ok()?;
+            let request = format!("GET /api/v1/query?query={encoded} HTTP/1.0\r\n\r\n");
+            stream.write_all(request.as_bytes()).ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+        };
+        self.home.lab.home.run(ask).unwrap().unwrap_or_default()
+    }
+
+    fn wait_for(&self, query: &str, value: &str) {
+        let mut answer = Value::Null;
+        let mut left = 600;
+        while answer["data"]["result"][0]["value"][1] != value {
+            left -= 1;
+            assert!(left > 0, "{query} is not {value}: {answer}");
+            std::thread::sleep(Duration::from_millis(100));
+            answer = self.query(query);
+        }
+    }
+}
+
+fn page_moves_with_the_configuration_and_a_busy_port_is_told() {
+    let measured = Measured::new();
+    measured.write("");
+    let home = &measured.home;
+    let _daemon = measured.daemon("16");
+    assert!(measured.connect(ADDRESS).is_none(), "off by default");
+
+    let listen = |address: &str| measured.write(&format!("[metrics]\nlisten = \"{address}\"\n"));
+    listen(ADDRESS);
+    let page = measured.wait_for_page(ADDRESS);
+    assert!(
+        page.contains("lockne_config_last_reload_successful 1\n"),
+        "{page}"
+    );
+    listen("[::1]:9109");
+    measured.wait_for_page("[::1]:9109");
+    assert!(measured.connect(ADDRESS).is_none());
+
+    // A port that is taken is told, keeps no rule from being in force, and is used once it is free.
+    let bind = || TcpListener::bind(ADDRESS).unwrap();
+    let taken = home.lab.home.run(bind).unwrap();
+    measured.write(&format!(
+        "[[rule]]\nname = \"x\"\nexe = \"/nowhere/x\"\nvia = \"block\"\n[metrics]\nlisten = \"{ADDRESS}\"\n"
+    ));
+    wait_until("the problem is told", || measured.problem().is_some());
+    let problem = measured.problem().unwrap();
+    assert!(
+        problem.contains(ADDRESS) && problem.contains("another program has that port"),
+        "{problem}"
+    );
+    let shown = home.must(["status"]);
+    assert!(
+        shown.contains(&problem) && shown.contains("exe /nowhere/x"),
+        "{shown}"
+    );
+    drop(taken);
+    measured.wait_for_page(ADDRESS);
+    assert_eq!(measured.problem(), None);
+
+    // A file with a mistake: what was before holds, and that is told by a metric.
+    measured.write("[metrics]\nlisten = \"192.0.2.1:9108\"\n");
+    wait_until("the mistake is told", || {
+        let page = measured.page(ADDRESS).unwrap();
+        page.contains("lockne_config_last_reload_successful 0\n")
+    });
+    // Pages of a browser that come by a name of their own.
+    let stranger = "GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n";
+    let answer = measured.ask(ADDRESS, stranger).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
+    let modern = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: application/openmetrics-text;version=1.0.0\r\n\r\n";
+    let answer = measured.ask(ADDRESS, modern).unwrap();
+    assert!(
+        answer.contains("application/openmetrics-text; version=1.0.0")
+            && answer.ends_with("# EOF\n"),
+        "{answer}"
+    );
+
+    measured.write("");
+    wait_until("nobody listens", || measured.connect(ADDRESS).is_none());
+}
+
+fn greedy_and_slow_scrapers_disturb_nobody() {
+    let measured = Measured::new();
+    measured.write(&format!("[metrics]\nlisten = \"{ADDRESS}\"\n"));
+    let home = &measured.home;
+    let _daemon = measured.daemon("16");
+    measured.wait_for_page(ADDRESS);
+
+    // Silent, in the middle of a request, endless, and with an answer that is not read.
+    let mut open = Vec::new();
+    for number in 0..200 {
+        let mut stream = measured.connect(ADDRESS).unwrap();
+        let begun: &[u8] = match number % 4 {
+            0 => b"",
+            1 => b"GET /metrics HT",
+            2 => &[b'x'; 1 << 16],
+            _ => b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        };
+        // Who sends too much is hung up on.
+        drop(stream.write_all(begun));
+        open.push(stream);
+    }
+
+    measured.page(ADDRESS).unwrap();
+    assert!(home.status().is_some());
+    for method in ["POST", "DELETE", "CONNECT"] {
+        let request =
+            format!("{method} /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+        let answer = measured.ask(ADDRESS, &request).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 4"), "{method}: {answer}");
+    }
+    // The oldest had to go.
+    let mut oldest = open.remove(0);
+    oldest
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    assert_eq!(oldest.read(&mut [0]).unwrap_or(0), 0);
+    drop(oldest.shutdown(Shutdown::Both));
+}
