@@ -205,10 +205,10 @@ mod tests {
 
     #[test]
     fn remotes_of_a_server_have_keys_of_their_own() {
-        let mut keys: Vec<u64> = (0..1 << 18_u32)
+        let mut keys: Vec<u64> = (0..1_u32 << 18)
             .map(|client| {
                 let address = [0, u64::from(client) << 32 | 0xffff_0000];
-                key(7, Some((address, (client % 7) as u16)))
+                key(7, Some((address, 443)))
             })
             .collect();
 
