@@ -5,8 +5,10 @@
 
 /// How many flows there is room for.
 pub const SLOTS: u32 = 1 << 16;
-/// In how many places a flow can be.
-pub const WAYS: u32 = 4;
+/// In how many places a flow can be: in some that its socket leads to, and as many that its key does.
+pub const WAYS: u32 = 2 * NEAR;
+/// Sockets that were made one after another have their flows side by side, in few pages of memory.
+const NEAR: u32 = 4;
 
 /// Names under which maps and programs are found in the object.
 pub mod name {
@@ -83,10 +85,11 @@ pub const fn key(cookie: u64, remote: Option<([u64; 2], u16)>) -> u64 {
     let Some(([high, low], port)) = remote else {
         return cookie;
     };
-    let mut sum = cookie.wrapping_mul(FACTOR) ^ low;
-    sum = (sum ^ sum >> 32).wrapping_mul(FACTOR) ^ high;
-    sum = (sum ^ sum >> 29).wrapping_mul(FACTOR) ^ port as u64;
-    sum = (sum ^ sum >> 32).wrapping_mul(FACTOR);
+    // None waits for another. An IPv4 address is in the upper half of `low`, and goes into the lower one here.
+    let low = low.wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(32);
+    let high = (high ^ port as u64).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let sum = cookie.wrapping_mul(FACTOR) ^ low ^ high;
+    let sum = (sum ^ sum >> 32).wrapping_mul(FACTOR);
     (sum ^ sum >> 31) | MIXED
 }
 
@@ -95,9 +98,10 @@ pub const fn key(cookie: u64, remote: Option<([u64; 2], u16)>) -> u64 {
 #[expect(clippy::cast_possible_truncation, reason = "there are fewer places")]
 #[inline(always)]
 #[must_use]
-pub const fn place(key: u64, way: u32) -> u32 {
-    let first = (key & (SLOTS - 1) as u64) as u32;
-    (first & !(WAYS - 1)) | ((first + way) & (WAYS - 1))
+pub const fn place(cookie: u64, key: u64, way: u32) -> u32 {
+    let from = if way < NEAR { cookie } else { key };
+    let first = (from & (SLOTS - 1) as u64) as u32;
+    (first & !(NEAR - 1)) | ((first + way) & (NEAR - 1))
 }
 
 /// A connection that began or ended.
@@ -158,13 +162,20 @@ mod user {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
     use super::*;
 
     #[test]
     fn cookies_in_a_row_have_places_of_their_own() {
         assert_eq!(key(7, None), 7);
         for cookie in 1..SLOTS {
-            assert_eq!(place(cookie.into(), 0), cookie);
+            let number = cookie.into();
+            assert_eq!(place(number, number, 0), cookie);
+            let remote = Some(([0, 1 << 32], 443));
+            assert_eq!(place(number, key(number, remote), 0), cookie);
         }
     }
 
@@ -172,10 +183,11 @@ mod tests {
     fn ways_are_different_places() {
         let key = key(7, Some(([1, 2], 53)));
 
-        let mut places = [0, 1, 2, 3].map(|way| place(key, way));
+        let mut places: Vec<u32> = (0..WAYS).map(|way| place(7, key, way)).collect();
 
         places.sort_unstable();
-        assert_eq!(places, [0, 1, 2, 3].map(|way| places[0] + way));
+        places.dedup();
+        assert_eq!(places.len(), WAYS as usize);
     }
 
     #[test]
@@ -189,5 +201,19 @@ mod tests {
             assert_ne!(one, other);
             assert!(other > u64::from(u32::MAX) << 31);
         }
+    }
+
+    #[test]
+    fn remotes_of_a_server_have_keys_of_their_own() {
+        let mut keys: Vec<u64> = (0..1_u32 << 18)
+            .map(|client| {
+                let address = [0, u64::from(client) << 32 | 0xffff_0000];
+                key(7, Some((address, 443)))
+            })
+            .collect();
+
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 1 << 18);
     }
 }

@@ -72,7 +72,7 @@ impl From<TunnelName> for String {
 
 impl fmt::Display for TunnelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.pad(&self.0)
     }
 }
 

@@ -34,6 +34,22 @@ pub(crate) fn all() -> io::Result<Vec<u32>> {
         .collect())
 }
 
+/// The same, those that began first before others: a child holds all that its parent has until it executes another
+/// program.
+pub(crate) fn eldest_first() -> io::Result<Vec<u32>> {
+    let mut processes = all()?;
+    processes.sort_by_cached_key(|pid| (began(*pid).unwrap_or(u64::MAX), *pid));
+    Ok(processes)
+}
+
+/// When a process began, in ticks of the clock since the machine did.
+fn began(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in parentheses, and may have some itself.
+    let (_, fields) = text.rsplit_once(") ")?;
+    fields.split(' ').nth(19)?.parse().ok()
+}
+
 /// The inode of a namespace of a process, of the kind that `/proc` calls `kind`.
 pub(crate) fn namespace(pid: u32, kind: &str) -> io::Result<u64> {
     Ok(fs::metadata(format!("/proc/{pid}/ns/{kind}"))?.ino())

@@ -115,7 +115,7 @@ impl Connection {
     }
 }
 
-fn protocol(number: u8) -> String {
+pub(crate) fn protocol(number: u8) -> String {
     match number {
         1 => "icmp".to_owned(),
         6 => "tcp".to_owned(),
@@ -144,7 +144,7 @@ pub(crate) fn state(flow: &Flow) -> &'static str {
     }
 }
 
-fn address(bytes: [u8; 16], port: u16) -> String {
+pub(crate) fn address(bytes: [u8; 16], port: u16) -> String {
     let address = IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical();
     if port == 0 {
         address.to_string()

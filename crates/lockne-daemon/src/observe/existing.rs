@@ -82,10 +82,10 @@ fn bytes(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// Who has which socket open, by the socket's inode. Processes that end meanwhile have none.
+/// Who has which socket open, by the socket's inode, of several the eldest. Processes that end meanwhile have none.
 fn owners() -> HashMap<u64, Owner> {
     let mut owners = HashMap::new();
-    for pid in process::all().unwrap_or_default() {
+    for pid in process::eldest_first().unwrap_or_default() {
         let mut owner = None;
         let links = fs::read_dir(format!("/proc/{pid}/fd"));
         let links = links.into_iter().flatten();
@@ -96,7 +96,7 @@ fn owners() -> HashMap<u64, Owner> {
                 .and_then(|it| it.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
             let Some(inode) = inode else { continue };
             let owner = *owner.get_or_insert_with(|| owner::owner_of(pid).unwrap_or_default());
-            owners.insert(inode, owner);
+            owners.entry(inode).or_insert(owner);
         }
     }
     owners

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd},
 };
 
 use aya::{
@@ -164,6 +164,12 @@ impl Flows {
     /// If the kernel refuses.
     pub fn counts(&self) -> Result<Counts, Error> {
         self.ring.counts()
+    }
+
+    /// Readable when something happened since the last [`Self::drain`].
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.ring.fd()
     }
 
     /// The time, as the records have it.

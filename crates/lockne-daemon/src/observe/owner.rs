@@ -42,7 +42,7 @@ pub(super) fn watch(ebpf: &mut Ebpf) -> Result<(), Error> {
 
 /// Processes and sockets that go away meanwhile are none.
 fn note_existing(owners: &mut SkStorage<&mut MapData, Owner>) {
-    for pid in process::all().unwrap_or_default() {
+    for pid in process::eldest_first().unwrap_or_default() {
         let _ended_or_not = note_process(owners, pid);
     }
 }

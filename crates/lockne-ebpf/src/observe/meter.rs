@@ -6,7 +6,7 @@
 //! counted. Needs Linux 5.12, for compare-and-exchange and cookies in tracepoints.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MMAPABLE, BPF_RB_NO_WAKEUP, bpf_sock},
+    bindings::{__sk_buff, BPF_F_MMAPABLE, bpf_sock},
     helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns},
     macros::{btf_tracepoint, cgroup_skb, cgroup_sock, map},
     maps::Array,
@@ -24,8 +24,8 @@ use crate::{atomic, headers::TCP, owner::OWNERS, record};
 static FLOWS: Array<Flow> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
 
 const PASS: i32 = 1;
-/// User space looks ten times a second; to wake it for each connection would cost more than the rest.
-const QUIETLY: u64 = BPF_RB_NO_WAKEUP as u64;
+/// Who watches is woken by the first record after a look, and can ask while the process still lives.
+const WAKE: u64 = 0;
 
 const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
@@ -65,7 +65,7 @@ fn meter<const OUT: bool>(ctx: &SkBuffContext) {
     let Some(key) = (unsafe { key::<OUT>(skb, cookie) }) else {
         return;
     };
-    let flow = match find(key) {
+    let flow = match find(cookie, key) {
         Some((flow, _)) => flow,
         None => match begin::<OUT>(skb, cookie, key) {
             Some(flow) => flow,
@@ -200,9 +200,9 @@ const fn mapped(address: u32) -> [u64; 2] {
 }
 
 #[inline(always)]
-fn find(key: u64) -> Option<(*mut Flow, u32)> {
+fn find(cookie: u64, key: u64) -> Option<(*mut Flow, u32)> {
     for way in 0..WAYS {
-        let slot = flow::place(key, way);
+        let slot = flow::place(cookie, key, way);
         let flow = FLOWS.get_ptr_mut(slot)?;
         // SAFETY: the map's own memory.
         if unsafe { (*flow).key } == key {
@@ -227,7 +227,7 @@ fn begin<const OUT: bool>(skb: *mut __sk_buff, cookie: u64, key: u64) -> Option<
     if is_tcp && (state == TCP_CLOSE || state == TCP_LISTEN) {
         return None;
     }
-    let (flow, slot) = claim(key)?;
+    let (flow, slot) = claim(cookie, key)?;
     // SAFETY: the place is ours alone, but for additions, until it is told that it is complete.
     unsafe {
         let owner: *mut Owner = OWNERS.get_or_create(sk.cast());
@@ -269,9 +269,9 @@ const fn words(address: [u64; 2]) -> [u8; 16] {
 }
 
 #[inline(always)]
-fn claim(key: u64) -> Option<(*mut Flow, u32)> {
+fn claim(cookie: u64, key: u64) -> Option<(*mut Flow, u32)> {
     for way in 0..WAYS {
-        let slot = flow::place(key, way);
+        let slot = flow::place(cookie, key, way);
         let flow = FLOWS.get_ptr_mut(slot)?;
         // SAFETY: the map's own memory.
         let was = unsafe { atomic::replace_zero(&raw mut (*flow).key, key) };
@@ -301,7 +301,7 @@ unsafe fn tell(tag: u32, slot: u32, time: u64, flow: *const Flow) {
         (*turn).time = time;
         copy(flow, &raw mut (*turn).flow);
     }
-    entry.submit(QUIETLY);
+    entry.submit(WAKE);
     record::count_kept(true);
 }
 
@@ -325,7 +325,7 @@ pub(crate) fn see_state(ctx: BtfTracePointContext) -> i32 {
     let state: u32 = ctx.arg(2);
     // SAFETY: the kernel passes a valid socket.
     let cookie = unsafe { bpf_get_socket_cookie(sk) };
-    let Some((flow, slot)) = find(cookie) else {
+    let Some((flow, slot)) = find(cookie, cookie) else {
         return 0;
     };
     // SAFETY: the map's own memory; a closed socket sends and receives nothing more.
@@ -373,7 +373,7 @@ pub(crate) fn see_release(ctx: SockContext) -> i32 {
             time: bpf_ktime_get_ns(),
             cookie: bpf_get_socket_cookie(ctx.sock.cast()),
         };
-        record::count_kept(record::RECORDS.output::<Closed>(&closed, QUIETLY).is_ok());
+        record::count_kept(record::RECORDS.output::<Closed>(&closed, WAKE).is_ok());
     }
     PASS
 }

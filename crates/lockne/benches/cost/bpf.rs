@@ -106,7 +106,7 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    pub(crate) fn of(program: &OwnedFd) -> Result<Self> {
+    pub(crate) fn of(program: &impl AsFd) -> Result<Self> {
         Ok(Self {
             time: field(program, "run_time_ns")?,
             count: field(program, "run_cnt")?,

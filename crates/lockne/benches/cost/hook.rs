@@ -23,7 +23,7 @@ use crate::{
     bpf::{self, Empty, Hook, Runs},
     figure::Figure,
     place::{Daemon, Place, TUNNEL},
-    scale,
+    scale, watch,
 };
 
 /// The argument that makes a process of this program do one batch of work.
@@ -365,6 +365,7 @@ pub(crate) fn child(work: &str) -> Result<()> {
             (0..CALLS).try_for_each(|_| socket.connect_addr(&name).context("no connection"))
         }
         "hold-sockets" | "hold-processes" => scale::hold(work),
+        watch::CHILD_WORK => watch::send_from_many(),
         "processes" => (0..PROCESSES).try_for_each(|_| {
             Command::new("true")
                 .status()

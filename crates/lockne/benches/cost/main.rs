@@ -1,7 +1,7 @@
 //! What lockne costs, against what it may cost: `cargo bench --package lockne --bench cost`.
 //!
 //! Needs root. `-- --json FILE` keeps the figures, `--rounds N` takes more or less time, `--lockne FILE` measures
-//! another build; see `docs/benchmarks.md`.
+//! another build, `--watching` only what it costs to watch; see `docs/benchmarks.md`.
 
 #![allow(clippy::print_stdout, reason = "the table")]
 
@@ -10,6 +10,7 @@ mod figure;
 mod hook;
 mod place;
 mod scale;
+mod watch;
 
 use std::{env, fs, process::Stdio, time::Instant};
 
@@ -41,12 +42,15 @@ fn main() -> Result<()> {
 
     let place = Place::new(after("--lockne"))?;
     let rounds = after("--rounds").map_or(Ok(hook::ROUNDS), |text| text.parse())?;
-    let mut figures = hook::measure(&place, rounds)?;
-    figures.extend(scale::measure(&place, rounds)?);
-    place.rules(0)?;
-    let daemon = place.daemon()?;
-    figures.push(start(&place)?);
-    figures.extend(memory(&place, &daemon)?);
+    let mut figures = watch::measure(&place, rounds)?;
+    if !arguments.iter().any(|argument| argument == "--watching") {
+        figures.extend(hook::measure(&place, rounds)?);
+        figures.extend(scale::measure(&place, rounds)?);
+        place.rules(0)?;
+        let daemon = place.daemon()?;
+        figures.push(start(&place)?);
+        figures.extend(memory(&place, &daemon)?);
+    }
 
     println!("{}", figure::heading());
     for figure in &figures {

@@ -16,6 +16,11 @@ use crate::{
     stream::{self, Clock, Lines, Loss, Next, Part, Watch},
 };
 
+/// How often it is looked at least.
+const ROUND: Duration = Duration::from_millis(100);
+/// What comes so soon after a look waits for the next: in a storm, one look sees many.
+const REST: Duration = Duration::from_millis(2);
+
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Bytes and packets are those since it was started. Examples:
@@ -62,7 +67,7 @@ pub(crate) fn flows(place: &Place, args: &FlowsArgs) -> Result<ExitCode> {
     let mut over = 0_u64;
     let mut goes_on = true;
     loop {
-        let next = watch.wait_for(&[], Duration::from_millis(100))?;
+        let next = watch.wait_for(&[flows.fd()], ROUND)?;
         let clock = Clock::now();
         book.refresh(place);
         flows
@@ -72,6 +77,7 @@ pub(crate) fn flows(place: &Place, args: &FlowsArgs) -> Result<ExitCode> {
                     Turn::Ends { flow, time } => (What::End, flow, Some(time)),
                 };
                 over += u64::from(end.is_some());
+                book.learn(flow.mark, place);
                 // Also for what it has to remember of a process that will end.
                 let connection = Connection::new(flow, end, &mut book, clock);
                 if args.follow {
@@ -86,6 +92,7 @@ pub(crate) fn flows(place: &Place, args: &FlowsArgs) -> Result<ExitCode> {
             break;
         }
         loss.tell(flows.counts().map_err(failed)?.lost, "event");
+        std::thread::sleep(REST);
     }
     let counts = flows.counts().map_err(failed)?;
     let mut live: Vec<Flow> = flows.live().collect();

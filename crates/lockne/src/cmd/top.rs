@@ -3,6 +3,7 @@
 mod act;
 mod draw;
 mod ledger;
+mod screen;
 mod state;
 
 use std::{
@@ -21,6 +22,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::{
     draw::Look,
+    screen::Screen,
     state::{State, Wish},
 };
 use crate::{
@@ -37,9 +39,13 @@ const SOON: Duration = Duration::from_millis(200);
 
 #[derive(Args, Debug)]
 #[command(after_help = "Press ? in it for its keys.")]
-pub(crate) struct Top {}
+pub(crate) struct Top {
+    /// Leave the mouse to the terminal, which then selects text
+    #[arg(long)]
+    no_mouse: bool,
+}
 
-pub(crate) fn top(place: &Place, _args: &Top) -> Result<ExitCode> {
+pub(crate) fn top(place: &Place, args: &Top) -> Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
@@ -47,61 +53,57 @@ pub(crate) fn top(place: &Place, _args: &Top) -> Result<ExitCode> {
     }
     let mut book = Book::read(place);
     let mut flows = Flows::start().map_err(failed)?;
-    let no_terminal =
-        |error: std::io::Error| Failure::new("cannot use the terminal").because(&error);
-    // It is given back also on a panic, by the hook that this sets.
-    let mut terminal = ratatui::try_init().map_err(no_terminal)?;
-    let result = (|| {
-        let mut state = State::new(Look::of_environment());
-        let mut next = Instant::now();
+    let no_terminal = |error: std::io::Error| {
+        Failure::new("cannot use the terminal")
+            .because(&error)
+            .hint("`lockne flows --follow` prints lines, wherever they go")
+    };
+    let mut screen = Screen::take(!args.no_mouse).map_err(no_terminal)?;
+    let mut state = State::new(Look::of_environment());
+    let mut next = Instant::now();
+    loop {
+        if Instant::now() >= next {
+            next = Instant::now() + ROUND;
+            book.refresh(place);
+            let ledger = &mut state.ledger;
+            flows
+                .drain(|turn| match turn {
+                    Turn::Begins(flow) => book.learn(flow.mark, place),
+                    Turn::Ends { flow, time } => ledger.end(flow, time, &mut book),
+                })
+                .map_err(failed)?;
+            let live: Vec<_> = flows.live().collect();
+            let lost = flows.counts().map_err(failed)?.lost;
+            state.ledger.tick(&live, &mut book);
+            state.show(&book, lost, Flows::now());
+        }
+        screen
+            .draw(|frame| draw::draw(frame, &mut state))
+            .map_err(no_terminal)?;
+        // Draw again only when something changed.
         loop {
-            if Instant::now() >= next {
-                next = Instant::now() + ROUND;
-                book.refresh(place);
-                let ledger = &mut state.ledger;
-                flows
-                    .drain(|turn| {
-                        if let Turn::Ends { flow, .. } = turn {
-                            ledger.end(flow, &mut book);
-                        }
-                    })
-                    .map_err(failed)?;
-                let live: Vec<_> = flows.live().collect();
-                let lost = flows.counts().map_err(failed)?.lost;
-                state.ledger.tick(&live, &mut book, Flows::now());
-                state.show(&book, lost);
+            if stop.load(Ordering::Relaxed) {
+                return Ok(ExitCode::SUCCESS);
             }
-            terminal
-                .draw(|frame| draw::draw(frame, &state))
-                .map_err(no_terminal)?;
-            // Draw again only when something changed.
-            loop {
-                if stop.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-                let left = next.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
-                }
-                if !event::poll(left.min(SOON)).map_err(no_terminal)? {
-                    continue;
-                }
-                match event::read().map_err(no_terminal)? {
-                    Event::Key(key) if key.kind == KeyEventKind::Press => match state.press(key) {
-                        Wish::Nothing => {}
-                        Wish::Quit => return Ok(()),
-                        wish => {
-                            state.answer = Some(act::act(place, wish));
-                            terminal.clear().map_err(no_terminal)?;
-                        }
-                    },
-                    Event::Resize(..) => {}
-                    _ => continue,
-                }
+            let left = next.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 break;
             }
+            if !event::poll(left.min(SOON)).map_err(no_terminal)? {
+                continue;
+            }
+            match event::read().map_err(no_terminal)? {
+                Event::Key(key) if key.kind == KeyEventKind::Press => match state.press(key) {
+                    Wish::Nothing => {}
+                    Wish::Quit => return Ok(ExitCode::SUCCESS),
+                    wish => state.answer = Some(act::act(place, wish)),
+                },
+                Event::Mouse(event) => state.point(event),
+                // Also back to what it was: the terminal has cut what did not fit meanwhile.
+                Event::Resize(..) => screen.clear().map_err(no_terminal)?,
+                _ => continue,
+            }
+            break;
         }
-    })();
-    ratatui::restore();
-    result.map(|()| ExitCode::SUCCESS)
+    }
 }

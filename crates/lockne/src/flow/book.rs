@@ -1,9 +1,10 @@
 //! What numbers mean: marks, processes and users.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
-    time::{Duration, Instant},
+    os::unix::fs::MetadataExt as _,
+    time::{Duration, Instant, SystemTime},
 };
 
 use hyper::Method;
@@ -30,6 +31,14 @@ const MANY: usize = 1 << 16;
 #[derive(Default)]
 pub(crate) struct Book {
     pub(crate) status: Option<Status>,
+    /// By mark, those that have gone too: what they sent is still told of.
+    policies: BTreeMap<u32, PolicyStatus>,
+    /// The first rule with a policy, likewise.
+    rules: BTreeMap<PolicyId, String>,
+    /// Which record of the daemon's there was before the last answer: it writes another one with each policy.
+    record: Option<(u64, SystemTime)>,
+    /// Marks that the last answer did not have.
+    strange: BTreeSet<u32>,
     devices: BTreeMap<String, u32>,
     users: BTreeMap<u32, String>,
     programs: HashMap<(u32, [u8; 16]), Option<String>>,
@@ -50,46 +59,82 @@ impl Book {
     /// What is known without asking, for tests: an answer, and a device.
     #[cfg(test)]
     pub(crate) fn of(status: Status, device: &str, index: u32) -> Self {
-        Self {
-            status: Some(status),
+        let mut book = Self {
             devices: BTreeMap::from([(device.to_owned(), index)]),
             ..Self::default()
-        }
+        };
+        book.note(status);
+        book
     }
 
     /// Asks again where the last answer is old.
     pub(crate) fn refresh(&mut self, place: &Place) {
-        if self.read.is_some_and(|read| read.elapsed() < FRESH) {
+        if self.read.is_none_or(|read| read.elapsed() >= FRESH) {
+            self.strange.clear();
+            self.ask(place);
+        }
+    }
+
+    /// Asks at once where a mark is younger than the last answer.
+    pub(crate) fn learn(&mut self, mark: u32, place: &Place) {
+        let mark = mark & self.mask();
+        if mark == 0 || self.policies.contains_key(&mark) {
             return;
         }
-        self.status = Client::new(place).ok().and_then(|client| {
+        if self.strange.insert(mark) || self.record != record(place) {
+            self.ask(place);
+        }
+    }
+
+    fn ask(&mut self, place: &Place) {
+        self.record = record(place);
+        let status = Client::new(place).ok().and_then(|client| {
             match client.ask::<Status>(Method::GET, "/v1/status", &()) {
                 Ok(Some(status)) => Some(status),
                 _ => status::left(&client).ok().flatten(),
             }
         });
         let devices = Device::all().unwrap_or_default();
-        self.devices = devices
-            .into_iter()
-            .map(|device| (device.name, device.index))
-            .collect();
+        self.devices.extend(
+            devices
+                .into_iter()
+                .map(|device| (device.name, device.index)),
+        );
+        self.status = None;
+        if let Some(status) = status {
+            self.note(status);
+        }
         self.read = Some(Instant::now());
+    }
+
+    fn note(&mut self, status: Status) {
+        for policy in &status.policies {
+            self.policies.insert(policy.mark, policy.clone());
+            self.rules.remove(&policy.id);
+        }
+        let rules = status.config.iter().flat_map(|config| &config.rules);
+        for (rule, policy) in rules.filter_map(|rule| Some((rule, rule.policy?))) {
+            let name = || rule.name.to_string();
+            self.rules.entry(policy).or_insert_with(name);
+        }
+        self.status = Some(status);
+    }
+
+    /// Without lockne, no bit means anything yet.
+    fn mask(&self) -> u32 {
+        self.status
+            .as_ref()
+            .map_or(u32::MAX, |status| status.mark_mask)
     }
 
     /// The policy that a mark names.
     pub(crate) fn policy(&self, mark: u32) -> Option<&PolicyStatus> {
-        let status = self.status.as_ref()?;
-        let mark = mark & status.mark_mask;
-        let mut policies = status.policies.iter();
-        policies.find(|policy| mark != 0 && policy.mark == mark)
+        self.policies.get(&(mark & self.mask()))
     }
 
     /// The first rule with this policy.
     pub(crate) fn rule(&self, policy: PolicyId) -> Option<String> {
-        let config = self.status.as_ref()?.config.as_ref()?;
-        let mut rules = config.rules.iter();
-        let rule = rules.find(|rule| rule.policy == Some(policy))?;
-        Some(rule.name.to_string())
+        self.rules.get(&policy).cloned()
     }
 
     /// The device of the policy's tunnel.
@@ -140,6 +185,11 @@ impl Book {
         let program = entry.or_insert_with(|| executable(flow));
         program.clone()
     }
+}
+
+fn record(place: &Place) -> Option<(u64, SystemTime)> {
+    let about = fs::metadata(place.state().record()).ok()?;
+    Some((about.ino(), about.modified().ok()?))
 }
 
 /// What the process runs, if its name is still that of the one which made the socket.

@@ -7,19 +7,26 @@ use std::{
     thread,
 };
 
-use lockne_lab::Namespace;
+use lockne_lab::{
+    Namespace,
+    probe::{Action, Outcome},
+};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 use crate::{
+    home::Home,
     monitor::{Watcher, lonely},
     tests,
+    way::{ORIGIN, probe},
 };
 
 tests! {
     datagrams_are_counted_exactly_and_for_their_process needs ["ip"],
     connection_of_a_millisecond_is_seen_whole needs ["ip"],
+    connection_that_was_there_before_is_known needs ["ip"],
     storm_of_connections_is_seen_whole_or_its_loss_is_told needs ["ip"],
+    connection_of_a_tunnel_says_policy_and_tunnel,
 }
 
 fn watch(namespace: &Namespace, arguments: &[&str]) -> Watcher {
@@ -120,6 +127,32 @@ fn connection_of_a_millisecond_is_seen_whole() {
     );
 }
 
+fn connection_that_was_there_before_is_known() {
+    let namespace = lonely();
+    let (stream, _accepted) = namespace
+        .run(|| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (stream, listener.accept().unwrap().0)
+        })
+        .unwrap();
+
+    let mut command = namespace.command(env!("CARGO_BIN_EXE_lockne"));
+    command.args(["--state-dir", "/nonexistent", "flows", "--json"]);
+    let output = command.output().unwrap();
+
+    let connections: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let local = stream.local_addr().unwrap().to_string();
+    let known: Vec<_> = connections
+        .iter()
+        .filter(|it| it["local"] == local)
+        .collect();
+    assert_eq!(known.len(), 1, "{connections:?}");
+    assert_eq!(known[0]["pid"], std::process::id());
+    assert_eq!(known[0]["existing"], true);
+    assert_eq!(known[0]["state"], "established");
+}
+
 fn storm_of_connections_is_seen_whole_or_its_loss_is_told() {
     const THREADS: u64 = 4;
     const EACH: u64 = 2500;
@@ -168,4 +201,40 @@ fn storm_of_connections_is_seen_whole_or_its_loss_is_told() {
     assert!(ended <= THREADS * EACH, "{ended}");
     assert!(ended + lost >= THREADS * EACH, "{ended} ended, {said}");
     assert!(ended > 0);
+}
+
+fn connection_of_a_tunnel_says_policy_and_tunnel() {
+    let home = Home::with_tunnels();
+    let watcher = Watcher::start(home.lockne(["flows", "--follow", "--json"]));
+
+    let mut command = home.lockne(["run"]);
+    command.args(["--via", "a", "--"]);
+    let running = probe(Action::UdpConnected, ORIGIN[0])
+        .start_behind(command)
+        .unwrap();
+    let report = running.finish().unwrap();
+    assert!(
+        matches!(report.outcome, Outcome::Answered { .. }),
+        "{report:?}"
+    );
+    let (printed, _) = watcher.interrupt();
+
+    let events = events(&printed);
+    let ours: Vec<_> = events
+        .iter()
+        .filter(|it| it["event"] == "end" && it["tunnel"] == "a")
+        .collect();
+    assert_eq!(ours.len(), 1, "{printed}");
+    assert_eq!(ours[0]["way"], "tunnelled");
+    assert_eq!(ours[0]["action"], "via a");
+    assert_eq!(
+        (&ours[0]["tx_packets"], &ours[0]["rx_packets"]),
+        (&1.into(), &1.into())
+    );
+    assert!(
+        ours[0]["remote"]
+            .as_str()
+            .unwrap()
+            .starts_with(&ORIGIN[0].to_string())
+    );
 }

@@ -35,7 +35,9 @@ mod path;
 mod peer;
 mod rule;
 mod survival;
+mod terminal;
 mod tool;
+mod top;
 mod trace;
 mod user;
 mod way;
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
         ("peer", peer::TESTS),
         ("rule", rule::TESTS),
         ("survival", survival::TESTS),
+        ("top", top::TESTS),
         ("trace", trace::TESTS),
         ("user", user::TESTS),
     ];

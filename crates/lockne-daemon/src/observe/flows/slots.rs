@@ -68,7 +68,7 @@ impl Slots {
         // SAFETY: as large, and integers only.
         let words: [u64; WORDS] = unsafe { std::mem::transmute_copy(flow) };
         for way in 0..WAYS {
-            let slot = place(flow.key, way);
+            let slot = place(flow.cookie, flow.key, way);
             let place = self.words(slot);
             let claimed =
                 place[0].compare_exchange(0, flow.key, Ordering::AcqRel, Ordering::Acquire);

@@ -8,11 +8,15 @@ use lockne_core::{
 };
 
 use super::state::Wish;
-use crate::{cli::Place, client::Client};
+use crate::{cli::Place, client::Client, output};
+
+/// What is typed instead of a tunnel.
+pub(super) const DIRECT: &str = "direct";
 
 /// Asks the daemon, and says in a line what came of it.
 pub(super) fn act(place: &Place, wish: Wish) -> String {
     let (pids, terms, existing) = match wish {
+        Wish::Move(pids, word) if word == DIRECT => (pids, Terms::new(Action::Direct), None),
         Wish::Move(pids, tunnel) => match tunnel.parse() {
             Ok(name) => (pids, Terms::new(Action::Via(name)), None),
             Err(error) => return format!("not moved: {error}"),
@@ -22,7 +26,7 @@ pub(super) fn act(place: &Place, wish: Wish) -> String {
         Wish::Nothing | Wish::Quit => return String::new(),
     };
     let says = terms.to_string();
-    let mut processes = 0;
+    let mut processes = 0_u64;
     for pid in pids {
         let attach = Attach {
             tunnel: None,
@@ -34,13 +38,13 @@ pub(super) fn act(place: &Place, wish: Wish) -> String {
         let answer = Client::new(place)
             .and_then(|client| client.ask::<Moved>(Method::POST, "/v1/attach", &attach));
         match answer {
-            Ok(Some(moved)) => processes += moved.processes.len(),
+            Ok(Some(moved)) => processes += moved.processes.len() as u64,
             Ok(None) => return "no lockne daemon runs; `sudo lockne daemon` starts one".to_owned(),
             Err(failure) => return failure.to_line(),
         }
     }
     match existing {
-        Some(_) => format!("connections cut, {processes} processes"),
-        None => format!("{says}: {processes} processes"),
+        Some(_) => format!("connections cut: {}", output::count(processes, "process")),
+        None => format!("{says}: {}", output::count(processes, "process")),
     }
 }

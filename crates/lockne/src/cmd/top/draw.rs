@@ -6,14 +6,21 @@ use ratatui::{
     layout::{Constraint, Layout, Rect},
     style::{Color, Modifier, Style},
     text::{Line, Span},
-    widgets::{Block, Clear, Paragraph, Row as TableRow, Table, TableState},
+    widgets::{Block, Borders, Clear, Paragraph, Row as TableRow, Table},
 };
 
 use super::{
-    ledger::{DIRECT, HISTORY, LOCAL, REFUSED, TUNNELLED},
+    ledger::{DIRECT, HISTORY, Inside, LOCAL, Live, REFUSED, TUNNELLED},
     state::{Mode, Row, Sort, State},
 };
-use crate::output;
+use crate::{flow, output};
+
+/// Below these widths and heights, what matters least is left out.
+const NO_SPARK: u16 = 70;
+const NARROW: u16 = 58;
+const LOW: u16 = 14;
+/// Tunnels beside the tree.
+const TUNNELS: usize = 4;
 
 /// Colours, or none where the user wants none.
 #[derive(Clone, Copy, Debug)]
@@ -41,16 +48,21 @@ impl Look {
 
 const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
 
-pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
-    let tunnels = u16::try_from(state.tunnels.len()).unwrap_or(u16::MAX);
+pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State) {
+    let area = frame.area();
+    let tunnels = match state.tunnels.len() {
+        0 => 0,
+        _ if area.height < LOW => 1,
+        count => u16::try_from(count.min(TUNNELS)).unwrap_or(1) + 1,
+    };
     let [head, tree, connections, below, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Fill(3),
         Constraint::Fill(2),
-        Constraint::Length(if tunnels == 0 { 0 } else { tunnels.min(4) + 1 }),
+        Constraint::Length(tunnels),
         Constraint::Length(1),
     ])
-    .areas(frame.area());
+    .areas(area);
     frame.render_widget(heading(state), head);
     draw_tree(frame, state, tree);
     draw_connections(frame, state, connections);
@@ -67,30 +79,37 @@ fn heading(state: &State) -> Line<'_> {
         Sort::Total => "total",
         Sort::Name => "name",
     };
-    let mut parts = vec![
-        Span::styled("lockne top", STRONG),
-        Span::raw(format!("  by {sort}")),
-    ];
-    if !state.filter.is_empty() {
-        parts.push(Span::raw(format!("  filter `{}`", state.filter)));
+    let warning = |text: String| Span::styled(text, state.look.colour(Color::Yellow));
+    let mut parts = vec![Span::styled("lockne top", STRONG)];
+    // What a narrow terminal must not hide comes first.
+    if state.is_paused {
+        parts.push(warning("  PAUSED".to_owned()));
     }
     if !state.has_daemon {
-        parts.push(Span::raw("  lockne is not active"));
-    }
-    if state.is_paused {
-        parts.push(Span::styled("  PAUSED", state.look.colour(Color::Yellow)));
+        parts.push(warning("  lockne is not active".to_owned()));
     }
     if state.lost > 0 {
-        let lost = format!("  {} lost", output::count(state.lost, "event"));
-        parts.push(Span::styled(lost, state.look.colour(Color::Yellow)));
+        parts.push(warning(format!(
+            "  {} lost",
+            output::count(state.lost, "event")
+        )));
+    }
+    let split = if state.splits_rates {
+        "rates"
+    } else {
+        "totals"
+    };
+    parts.push(Span::raw(format!("  by {sort}  {split}")));
+    if !state.filter.is_empty() {
+        parts.push(Span::raw(format!("  filter `{}`", state.filter)));
     }
     Line::from(parts)
 }
 
-fn draw_tree(frame: &mut Frame<'_>, state: &State, area: Rect) {
-    let head = ["APPLICATION", "RATE", "TUNNEL", "DIRECT", "REFUSED", ""];
-    let rows = state.rows.iter().map(|row| tree_row(state, row));
-    let widths = [
+fn draw_tree(frame: &mut Frame<'_>, state: &mut State, area: Rect) {
+    let (is_narrow, has_spark) = (area.width < NARROW, area.width >= NO_SPARK);
+    let mut head = vec!["APPLICATION", "RATE", "TUNNEL", "DIRECT", "REFUSED", ""];
+    let mut widths = vec![
         Constraint::Fill(1),
         Constraint::Length(11),
         Constraint::Length(10),
@@ -98,38 +117,63 @@ fn draw_tree(frame: &mut Frame<'_>, state: &State, area: Rect) {
         Constraint::Length(10),
         Constraint::Length(u16::try_from(HISTORY).unwrap_or(12)),
     ];
-    let table = Table::new(rows, widths)
+    let rows = state.rows.iter().map(|row| {
+        let mut cells = cells(state, row);
+        leave_out(&mut cells, is_narrow, has_spark);
+        TableRow::new(cells)
+    });
+    leave_out(&mut head, is_narrow, has_spark);
+    leave_out(&mut widths, is_narrow, has_spark);
+    let table = Table::new(rows.collect::<Vec<_>>(), widths)
         .header(TableRow::new(head).style(STRONG))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
-    let mut selected = TableState::new().with_selected(state.selected);
+    state.place = Rect {
+        y: area.y + area.height.min(1),
+        height: area.height.saturating_sub(1),
+        ..area
+    };
+    let mut selected = state.table;
     frame.render_stateful_widget(table, area, &mut selected);
+    state.table = selected;
 }
 
-fn tree_row<'a>(state: &State, row: &'a Row) -> TableRow<'a> {
-    let bytes = |count: u64| match count {
-        0 => "-".to_owned(),
-        count => output::bytes(count),
-    };
+/// Of the columns of the tree, those that there is no room for.
+fn leave_out<T>(columns: &mut Vec<T>, is_narrow: bool, has_spark: bool) {
+    if !has_spark {
+        columns.truncate(5);
+    }
+    if is_narrow {
+        columns.truncate(4);
+        // It is the sum of the others.
+        columns.remove(1);
+    }
+}
+
+fn cells<'a>(state: &State, row: &'a Row) -> Vec<Span<'a>> {
     let look = state.look;
-    let total = &row.sums.total;
+    let (split, rate) = if state.splits_rates {
+        (&row.sums.rate, "/s")
+    } else {
+        (&row.sums.total, "")
+    };
+    let bytes = |count: u64, unit: &str| match count {
+        0 => "-".to_owned(),
+        count => output::bytes(count) + unit,
+    };
     let refused = match row.refused {
-        Some(packets) if packets > 0 => format!("{packets} pkts"),
-        _ => bytes(total[REFUSED]),
+        Some(packets) if packets > 0 && !state.splits_rates => format!("{packets} pkts"),
+        _ => bytes(split[REFUSED], rate),
     };
     let label = format!("{}{}", "  ".repeat(row.depth.into()), row.label);
     let style = if row.depth == 0 { STRONG } else { Style::new() };
-    let rate: u64 = row.sums.rate.iter().sum();
-    TableRow::new([
+    vec![
         Span::styled(label, style),
-        Span::raw(match rate {
-            0 => "-".to_owned(),
-            rate => format!("{}/s", output::bytes(rate)),
-        }),
-        Span::styled(bytes(total[TUNNELLED]), look.colour(Color::Green)),
-        Span::raw(bytes(total[DIRECT] + total[LOCAL])),
+        Span::raw(bytes(row.sums.rate.iter().sum(), "/s")),
+        Span::styled(bytes(split[TUNNELLED], rate), look.colour(Color::Green)),
+        Span::raw(bytes(split[DIRECT] + split[LOCAL], rate)),
         Span::styled(refused, look.colour(Color::Red)),
         Span::styled(spark(&row.sums.history), look.colour(Color::Cyan)),
-    ])
+    ]
 }
 
 /// A sparkline: eight heights, the highest is the most of them.
@@ -147,52 +191,72 @@ fn spark<'a>(history: impl IntoIterator<Item = &'a u64>) -> String {
 }
 
 fn draw_connections(frame: &mut Frame<'_>, state: &State, area: Rect) {
-    let head = ["PROTO", "REMOTE", "STATE", "AGE", "SENT", "RECEIVED"];
-    let rows = state.connections.iter().map(|live| {
-        let it = &live.connection;
-        TableRow::new([
-            it.protocol.clone(),
-            it.remote.clone(),
-            it.state.to_owned(),
-            output::duration(live.age),
-            output::bytes(it.tx_bytes),
-            output::bytes(it.rx_bytes),
-        ])
-    });
-    let widths = [
-        Constraint::Length(5),
+    let is_narrow = area.width < NO_SPARK;
+    let mut head = vec!["REMOTE", "AGE", "PROTO", "STATE", "SENT", "RECEIVED"];
+    let mut widths = vec![
         Constraint::Fill(1),
+        Constraint::Length(8),
+        Constraint::Length(5),
         Constraint::Length(12),
-        Constraint::Length(9),
         Constraint::Length(10),
         Constraint::Length(10),
     ];
-    let title = format!(
-        " {} ",
-        output::count(state.connections.len() as u64, "connection")
-    );
-    let table = Table::new(rows, widths)
+    if is_narrow {
+        head.truncate(2);
+        widths.truncate(2);
+    }
+    let fit = usize::from(area.height.saturating_sub(2));
+    let rows = state.connections.iter().skip(state.first).take(fit);
+    let rows = rows.map(|live| {
+        let mut cells = connection(state, live);
+        cells.truncate(widths.len());
+        TableRow::new(cells)
+    });
+    let count = state.connections.len();
+    let title = output::count(count as u64, "connection");
+    let title = match state.first {
+        0 => format!(" {title} "),
+        first => format!(" {title}, from {} on ", first + 1),
+    };
+    let table = Table::new(rows.collect::<Vec<_>>(), widths.clone())
         .header(TableRow::new(head).style(STRONG))
-        .block(
-            Block::new()
-                .borders(ratatui::widgets::Borders::TOP)
-                .title(title),
-        );
+        .block(Block::new().borders(Borders::TOP).title(title));
     frame.render_widget(table, area);
 }
 
+fn connection(state: &State, live: &Live) -> Vec<String> {
+    let it = &live.flow;
+    let until = live.ended.unwrap_or(state.now);
+    let age = until.saturating_sub(it.started) / 1_000_000_000;
+    let word = match live.ended {
+        Some(_) => "closed",
+        None => flow::state(it),
+    };
+    vec![
+        flow::address(it.remote, it.remote_port),
+        output::duration(age),
+        flow::protocol(it.protocol),
+        word.to_owned(),
+        output::bytes(it.tx_bytes),
+        output::bytes(it.rx_bytes),
+    ]
+}
+
 fn draw_tunnels(frame: &mut Frame<'_>, state: &State, area: Rect) {
-    let mut lines = vec![Line::styled("TUNNELS", STRONG)];
-    lines.extend(
-        state
-            .tunnels
-            .iter()
-            .map(|tunnel| tunnel_line(state, tunnel)),
-    );
+    let mut lines = Vec::new();
+    if area.height > 1 {
+        let more = match state.tunnels.len().saturating_sub(TUNNELS) {
+            0 => "TUNNELS".to_owned(),
+            more => format!("TUNNELS, and {more} more"),
+        };
+        lines.push(Line::styled(more, STRONG));
+    }
+    let tunnels = state.tunnels.iter().take(TUNNELS);
+    lines.extend(tunnels.map(|(tunnel, inside)| tunnel_line(state, tunnel, inside)));
     frame.render_widget(Paragraph::new(lines), area);
 }
 
-fn tunnel_line<'a>(state: &State, tunnel: &'a TunnelStatus) -> Line<'a> {
+fn tunnel_line<'a>(state: &State, tunnel: &TunnelStatus, inside: &Inside) -> Line<'a> {
     /// WireGuard makes a new one after two minutes, if there is traffic.
     const OLD: u64 = 180;
     let (word, colour) = match tunnel.state {
@@ -204,9 +268,9 @@ fn tunnel_line<'a>(state: &State, tunnel: &'a TunnelStatus) -> Line<'a> {
     let youngest = peers.iter().filter_map(|it| it.handshake_age_seconds).min();
     let (handshake, health) = match youngest {
         _ if peers.is_empty() => (String::new(), Color::Reset),
-        None => ("  no handshake yet".to_owned(), Color::Yellow),
+        None => ("no handshake yet".to_owned(), Color::Yellow),
         Some(age) => (
-            format!("  handshake {} ago", output::duration(age)),
+            format!("handshake {} ago", output::duration(age)),
             if age > OLD {
                 Color::Yellow
             } else {
@@ -214,36 +278,40 @@ fn tunnel_line<'a>(state: &State, tunnel: &'a TunnelStatus) -> Line<'a> {
             },
         ),
     };
-    let sent: u64 = peers.iter().map(|it| it.tx_bytes).sum();
-    let received: u64 = peers.iter().map(|it| it.rx_bytes).sum();
-    let mut parts = vec![
-        Span::raw(format!("{:<16}", tunnel.name)),
+    let rate = match inside.rate {
+        0 => "-".to_owned(),
+        rate => format!("{}/s", output::bytes(rate)),
+    };
+    Line::from(vec![
+        Span::raw(format!("{:<15} ", tunnel.name)),
         Span::styled(format!("{word:<5}"), state.look.colour(colour)),
-        Span::styled(handshake, state.look.colour(health)),
-    ];
-    if !peers.is_empty() {
-        parts.push(Span::raw(format!(
-            "  sent {}  received {}",
-            output::bytes(sent),
-            output::bytes(received)
-        )));
-    }
-    Line::from(parts)
+        Span::styled(format!("{handshake:<24} "), state.look.colour(health)),
+        Span::raw(format!("{rate:<12} ")),
+        Span::styled(spark(&inside.history), state.look.colour(Color::Cyan)),
+    ])
 }
 
 fn footer(state: &State) -> Line<'_> {
     match (state.mode, &state.answer) {
         (Mode::Filter, _) => Line::raw(format!("filter: {}_", state.typed)),
-        (Mode::Tunnel, _) => Line::raw(format!("move to the tunnel: {}_", state.typed)),
+        (Mode::Tunnel, _) => Line::raw(format!("move to ({}): {}_", state.targets(), state.typed)),
+        (Mode::Sure, _) => Line::styled(
+            state.question().unwrap_or_default(),
+            state.look.colour(Color::Yellow),
+        ),
         (_, Some(answer)) => Line::styled(answer.as_str(), state.look.colour(Color::Yellow)),
-        _ => Line::raw("? help  s sort  / filter  space pause  m move  b block  r reset  q quit"),
+        _ => Line::raw(
+            "? help  q quit  s sort  v view  / filter  space pause  m move  b block  r reset",
+        ),
     }
 }
 
 fn draw_help(frame: &mut Frame<'_>) {
     const HELP: &str = "\
 up, down   choose a line; below are its connections
+page keys  show more of its connections
 s          sort by rate, total, name
+v          ways of the totals, or of the rates
 /          show what has this text; Esc shows all
 space      stop the figures, and let them go on
 m          move the program into a tunnel
@@ -251,11 +319,12 @@ b          block the program
 r          cut its connections
 q          quit
 
+The mouse chooses lines, too, unless --no-mouse.
 Bytes are those since this was started. TUNNEL went
 into the tunnel, DIRECT past it or to this machine.";
     let area = frame.area();
     let width = 55.min(area.width);
-    let height = 13.min(area.height);
+    let height = 16.min(area.height);
     let middle = Rect {
         x: (area.width - width) / 2,
         y: (area.height - height) / 2,
@@ -271,13 +340,15 @@ into the tunnel, DIRECT past it or to this machine.";
 mod tests {
     use lockne_core::{
         api::{PeerStatus, Status, TunnelKind},
-        policy::Action,
+        policy::{Action, Terms},
     };
     use lockne_daemon::observe::Flow;
     use ratatui::{
         Terminal,
         backend::TestBackend,
-        crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
+        crossterm::event::{
+            KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind,
+        },
     };
 
     use super::*;
@@ -367,14 +438,18 @@ mod tests {
                 flow(4, 2, 12, "spy", 60),
                 flow(5, 0, 13, "sshd", 12_000),
             ];
-            state.ledger.tick(&flows, &mut book, 65_000_000_000);
-            state.show(&book, 0);
+            state.ledger.tick(&flows, &mut book);
+            state.show(&book, 0, 65_000_000_000);
         }
         state
     }
 
-    fn shown(state: &State) -> String {
-        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+    fn shown(state: &mut State) -> String {
+        shown_at(state, 80, 24)
+    }
+
+    fn shown_at(state: &mut State, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| draw(frame, state)).unwrap();
         terminal.backend().to_string()
     }
@@ -385,7 +460,7 @@ mod tests {
 
     #[test]
     fn tree_connections_and_tunnels_fit_a_small_terminal() {
-        insta::assert_snapshot!(shown(&state()));
+        insta::assert_snapshot!(shown(&mut state()));
     }
 
     #[test]
@@ -393,7 +468,7 @@ mod tests {
         let mut state = state();
         press(&mut state, KeyCode::Char('?'));
 
-        insta::assert_snapshot!(shown(&state));
+        insta::assert_snapshot!(shown(&mut state));
     }
 
     #[test]
@@ -404,25 +479,25 @@ mod tests {
             press(&mut state, KeyCode::Char(letter));
         }
 
-        let text = shown(&state);
+        let text = shown(&mut state);
 
         assert!(text.contains("curl") && !text.contains("firefox"), "{text}");
         press(&mut state, KeyCode::Esc);
-        assert!(shown(&state).contains("firefox"));
+        assert!(shown(&mut state).contains("firefox"));
     }
 
     #[test]
     fn pause_holds_the_figures() {
         let mut state = state();
         press(&mut state, KeyCode::Char(' '));
-        let before = shown(&state);
+        let before = shown(&mut state);
 
         let mut book = Book::of(status(), "work", 5);
         let flows = [flow(9, 0, 14, "late", 1)];
-        state.ledger.tick(&flows, &mut book, 66_000_000_000);
-        state.show(&book, 0);
+        state.ledger.tick(&flows, &mut book);
+        state.show(&book, 0, 66_000_000_000);
 
-        assert_eq!(shown(&state), before);
+        assert_eq!(shown(&mut state), before);
         assert!(before.contains("PAUSED"));
     }
 
@@ -432,8 +507,132 @@ mod tests {
         state.mode = Mode::Help;
         for (width, height) in [(1, 1), (10, 3), (200, 60)] {
             let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-            terminal.draw(|frame| draw(frame, &state)).unwrap();
+            terminal.draw(|frame| draw(frame, &mut state)).unwrap();
         }
+    }
+
+    #[test]
+    fn narrow_and_low_terminal_shows_what_matters_most() {
+        insta::assert_snapshot!(shown_at(&mut state(), 40, 10));
+    }
+
+    #[test]
+    fn rates_are_split_into_ways_when_asked() {
+        let mut state = state();
+        press(&mut state, KeyCode::Char('v'));
+
+        let text = shown(&mut state);
+
+        let line = text.lines().find(|line| line.contains("via work")).unwrap();
+        assert_eq!(line.matches("3.8 MiB/s").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn colours_are_not_all_that_tells_a_line_from_others() {
+        let mut state = state();
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| draw(frame, &mut state)).unwrap();
+
+        let cells = terminal.backend().buffer().content();
+        assert!(cells.iter().all(|cell| cell.fg == Color::Reset));
+        let reversed = cells
+            .iter()
+            .filter(|cell| cell.modifier.contains(Modifier::REVERSED));
+        assert_eq!(reversed.count(), 80);
+    }
+
+    #[test]
+    fn click_selects_the_line_below_it() {
+        let mut state = state();
+        shown(&mut state);
+        state.point(MouseEvent {
+            kind: MouseEventKind::Down(MouseButton::Left),
+            column: 4,
+            row: 4,
+            modifiers: KeyModifiers::NONE,
+        });
+
+        assert_eq!(state.table.selected(), Some(2));
+        assert!(shown(&mut state).contains("2 connections"));
+    }
+
+    #[test]
+    fn many_connections_are_scrolled() {
+        let mut state = state();
+        press(&mut state, KeyCode::PageDown);
+
+        let text = shown(&mut state);
+
+        assert!(text.contains("3 connections, from 3 on"), "{text}");
+    }
+
+    #[test]
+    fn connection_that_came_and_went_is_shown_once() {
+        let mut state = state();
+        let mut book = Book::of(status(), "work", 5);
+        let short = flow(9, 0, 14, "short", 1000);
+        state.ledger.end(&short, 1_000_000_500, &mut book);
+        state.ledger.tick(&[], &mut book);
+        state.show(&book, 0, 66_000_000_000);
+        let row = state.rows.iter().position(|row| row.label == "short");
+        state.table.select(row);
+        state.show(&book, 0, 66_000_000_000);
+
+        let text = shown(&mut state);
+
+        assert!(text.contains("closed") && text.contains("1000 B"), "{text}");
+        state.ledger.tick(&[], &mut book);
+        state.show(&book, 0, 67_000_000_000);
+        assert!(shown(&mut state).contains("0 connections"));
+    }
+
+    #[test]
+    fn processes_that_ended_long_ago_are_one_line() {
+        let mut state = state();
+        let mut book = Book::of(status(), "work", 5);
+        for _ in 0..=HISTORY {
+            state.ledger.tick(&[], &mut book);
+        }
+        state.show(&book, 0, 66_000_000_000);
+
+        assert!(state.ledger.processes.keys().all(|who| who.pid == 0));
+        assert!(shown(&mut state).contains("11.4 MiB"));
+    }
+
+    #[test]
+    fn nobody_is_blocked_without_a_yes() {
+        let mut state = state();
+        // This very process is one that runs.
+        let mut flow = flow(6, 1, 0, "own", 10);
+        flow.pid = std::process::id();
+        let mut book = Book::of(status(), "work", 5);
+        state.ledger.tick(&[flow], &mut book);
+        state.show(&book, 0, 66_000_000_000);
+        let row = state.rows.iter().position(|row| row.pid == Some(flow.pid));
+        state.table.select(row);
+
+        for (key, word, wish) in [
+            ('b', "block", Wish::Block(vec![flow.pid])),
+            (
+                'r',
+                "cut the connections of",
+                Wish::Reset(
+                    vec![flow.pid],
+                    Box::new(Terms::new(Action::Via("work".parse().unwrap()))),
+                ),
+            ),
+        ] {
+            assert_eq!(press(&mut state, KeyCode::Char(key)), Wish::Nothing);
+            let question = shown(&mut state);
+            assert!(question.contains(word) && question.contains("(1 process)? y or n"));
+            assert_eq!(press(&mut state, KeyCode::Char('n')), Wish::Nothing);
+            press(&mut state, KeyCode::Char(key));
+            assert_eq!(press(&mut state, KeyCode::Enter), Wish::Nothing);
+            press(&mut state, KeyCode::Char(key));
+            assert_eq!(press(&mut state, KeyCode::Char('y')), wish);
+        }
+        press(&mut state, KeyCode::Char('m'));
+        assert!(shown(&mut state).contains("move to (work, direct): _"));
     }
 
     #[test]

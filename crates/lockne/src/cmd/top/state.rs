@@ -1,18 +1,27 @@
 //! What `top` shows, and what keys change.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use lockne_core::{
     api::TunnelStatus,
     policy::{PolicyId, Terms},
 };
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::{
+    crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind},
+    layout::{Position, Rect},
+    widgets::TableState,
+};
 
 use super::{
+    act,
     draw::Look,
-    ledger::{Ledger, Live, Sums, Who},
+    ledger::{Inside, Ledger, Live, Sums, Who},
 };
-use crate::flow::Book;
+use crate::{flow::Book, output};
+
+/// Lines that a page or a turn of the wheel is.
+const PAGE: usize = 10;
+const NOTCH: usize = 3;
 
 /// A line of the tree.
 #[derive(Clone, Debug)]
@@ -49,6 +58,8 @@ pub(super) enum Mode {
     Keys,
     Filter,
     Tunnel,
+    /// A yes is waited for.
+    Sure,
     Help,
 }
 
@@ -67,9 +78,18 @@ pub(super) struct State {
     pub(super) look: Look,
     pub(super) rows: Vec<Row>,
     pub(super) connections: Vec<Live>,
-    pub(super) tunnels: Vec<TunnelStatus>,
+    /// The first of them that is shown.
+    pub(super) first: usize,
+    pub(super) tunnels: Vec<(TunnelStatus, Inside)>,
     pub(super) has_daemon: bool,
-    pub(super) selected: usize,
+    /// Which row is selected, and which is the first that is shown.
+    pub(super) table: TableState,
+    /// Where the rows are on the screen.
+    pub(super) place: Rect,
+    /// Whether it is the rates that are split into ways, or the totals.
+    pub(super) splits_rates: bool,
+    /// When the figures were taken, in nanoseconds.
+    pub(super) now: u64,
     pub(super) sort: Sort,
     pub(super) filter: String,
     pub(super) typed: String,
@@ -77,6 +97,8 @@ pub(super) struct State {
     pub(super) is_paused: bool,
     pub(super) answer: Option<String>,
     pub(super) lost: u64,
+    /// What a yes would do, and how that is asked.
+    asked: Option<(Wish, String)>,
     groups: BTreeMap<Option<PolicyId>, (String, u64)>,
 }
 
@@ -87,9 +109,13 @@ impl State {
             look,
             rows: Vec::new(),
             connections: Vec::new(),
+            first: 0,
             tunnels: Vec::new(),
             has_daemon: false,
-            selected: 0,
+            table: TableState::new().with_selected(0),
+            place: Rect::ZERO,
+            splits_rates: false,
+            now: 0,
             sort: Sort::Rate,
             filter: String::new(),
             typed: String::new(),
@@ -97,21 +123,30 @@ impl State {
             is_paused: false,
             answer: None,
             lost: 0,
+            asked: None,
             groups: BTreeMap::new(),
         }
     }
 
     /// Shows what the ledger has now, unless somebody wants to read first.
-    pub(super) fn show(&mut self, book: &Book, lost: u64) {
+    pub(super) fn show(&mut self, book: &Book, lost: u64, now: u64) {
         if self.is_paused {
             return;
         }
         self.lost = lost;
+        self.now = now;
         self.has_daemon = book.status.is_some();
         self.tunnels = book
             .status
             .iter()
             .flat_map(|status| status.tunnels.clone())
+            .map(|tunnel| {
+                let inside = tunnel
+                    .ifindex
+                    .and_then(|index| self.ledger.tunnels.get(&index));
+                let inside = inside.cloned().unwrap_or_default();
+                (tunnel, inside)
+            })
             .collect();
         self.groups.clear();
         for policy in book.status.iter().flat_map(|status| &status.policies) {
@@ -158,13 +193,19 @@ impl State {
             group.refused = refused;
             let mut below = Vec::new();
             for (name, processes) in programs {
-                let label = if name.is_empty() { "kernel" } else { name };
+                let is_kernel = name.is_empty();
+                let label = if is_kernel { "kernel" } else { name };
                 let mut program = row(1, label.to_owned());
                 program.program = Some(name.to_owned());
                 let mut pids: Vec<Row> = Vec::new();
                 for (pid, sums) in processes {
                     program.sums.add(sums);
-                    let mut process = row(2, pid.to_string());
+                    let label = match pid {
+                        0 if is_kernel => "-".to_owned(),
+                        0 => "ended".to_owned(),
+                        pid => pid.to_string(),
+                    };
+                    let mut process = row(2, label);
                     process.program = Some(name.to_owned());
                     process.pid = Some(pid);
                     process.sums = sums.clone();
@@ -178,7 +219,7 @@ impl State {
             groups.push((group, below));
         }
         self.sort_rows(&mut groups, |(group, _)| group);
-        let before = self.rows.get(self.selected).cloned();
+        let before = self.selected().cloned();
         self.rows = groups
             .into_iter()
             .flat_map(|(group, below)| {
@@ -194,10 +235,14 @@ impl State {
                 (row.policy, &row.program, row.pid) == (before.policy, &before.program, before.pid)
             })
         });
-        self.selected = same
-            .unwrap_or(self.selected)
-            .min(self.rows.len().saturating_sub(1));
+        let selected = same.or(self.table.selected()).unwrap_or(0);
+        self.table
+            .select(Some(selected.min(self.rows.len().saturating_sub(1))));
         self.choose();
+    }
+
+    fn selected(&self) -> Option<&Row> {
+        self.rows.get(self.table.selected()?)
     }
 
     fn sort_rows<T>(&self, rows: &mut [T], row: impl Fn(&T) -> &Row) {
@@ -215,26 +260,30 @@ impl State {
 
     /// The connections of the selected row.
     fn choose(&mut self) {
-        let Some(row) = self.rows.get(self.selected) else {
-            self.connections.clear();
-            return;
-        };
         let live = self.ledger.live.iter();
-        self.connections = live.filter(|it| row.has(&it.who)).cloned().collect();
-        self.connections
-            .sort_by_key(|it| (u64::MAX - it.rate, it.connection.remote.clone()));
+        let mut connections: Vec<_> = match self.selected() {
+            Some(row) => live.filter(|it| row.has(&it.who)).cloned().collect(),
+            None => Vec::new(),
+        };
+        let bytes = |it: &Live| it.flow.tx_bytes + it.flow.rx_bytes;
+        connections.sort_by_key(|it| (Reverse((it.rate, bytes(it))), it.flow.cookie));
+        self.connections = connections;
+        self.scroll(self.first);
+    }
+
+    fn scroll(&mut self, first: usize) {
+        self.first = first.min(self.connections.len().saturating_sub(1));
     }
 
     /// The processes of the selected program.
     fn pids(&self) -> Vec<u32> {
-        let Some(row) = self.rows.get(self.selected).filter(|row| row.depth > 0) else {
+        let Some(row) = self.selected().filter(|row| row.depth > 0) else {
             return Vec::new();
         };
         let processes = self.ledger.processes.keys();
         let mut pids: Vec<u32> = processes
-            .filter(|who| row.has(who) && who.pid != 0)
+            .filter(|who| row.has(who) && who.runs())
             .map(|who| who.pid)
-            .filter(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists())
             .collect();
         pids.dedup();
         pids
@@ -247,10 +296,60 @@ impl State {
         }
         match self.mode {
             Mode::Help => self.mode = Mode::Keys,
+            // A line feed, which is what pasted lines end with.
+            Mode::Filter | Mode::Tunnel if key.modifiers.contains(KeyModifiers::CONTROL) => {
+                if key.code == KeyCode::Char('j') {
+                    return self.type_key(KeyCode::Enter);
+                }
+            }
             Mode::Filter | Mode::Tunnel => return self.type_key(key.code),
+            Mode::Sure => return self.decide(key.code),
             Mode::Keys => return self.command(key.code),
         }
         Wish::Nothing
+    }
+
+    /// Does what a click or the wheel means.
+    pub(super) fn point(&mut self, event: MouseEvent) {
+        let is_tree = self.place.contains(Position::new(event.column, event.row));
+        match event.kind {
+            MouseEventKind::Down(MouseButton::Left) if is_tree => {
+                let line = usize::from(event.row - self.place.y);
+                let row = self.table.offset() + line;
+                if row < self.rows.len() {
+                    self.select(row);
+                }
+            }
+            MouseEventKind::ScrollDown if is_tree => self.step(NOTCH),
+            MouseEventKind::ScrollUp if is_tree => self.step_back(NOTCH),
+            MouseEventKind::ScrollDown => self.scroll(self.first + NOTCH),
+            MouseEventKind::ScrollUp => self.scroll(self.first.saturating_sub(NOTCH)),
+            _ => {}
+        }
+    }
+
+    /// What the question is that is open.
+    pub(super) fn question(&self) -> Option<&str> {
+        self.asked.as_ref().map(|(_, text)| text.as_str())
+    }
+
+    fn decide(&mut self, key: KeyCode) -> Wish {
+        self.mode = Mode::Keys;
+        let asked = self.asked.take();
+        if let (KeyCode::Char('y' | 'Y'), Some((wish, _))) = (key, asked) {
+            return wish;
+        }
+        self.answer = Some("nothing was changed".to_owned());
+        Wish::Nothing
+    }
+
+    /// Asks before what cannot be taken back.
+    fn ask(&mut self, what: &str, count: usize, wish: Wish) {
+        let whose = self.selected().and_then(|row| row.program.as_deref());
+        let whose = whose.unwrap_or_default();
+        let count = output::count(count as u64, "process");
+        self.asked = Some((wish, format!("{what} {whose} ({count})? y or n")));
+        self.mode = Mode::Sure;
     }
 
     fn type_key(&mut self, key: KeyCode) -> Wish {
@@ -287,8 +386,11 @@ impl State {
         self.answer = None;
         match key {
             KeyCode::Char('q') | KeyCode::Esc => return Wish::Quit,
-            KeyCode::Down | KeyCode::Char('j') => self.select(self.selected + 1),
-            KeyCode::Up | KeyCode::Char('k') => self.select(self.selected.saturating_sub(1)),
+            KeyCode::Down | KeyCode::Char('j') => self.step(1),
+            KeyCode::Up | KeyCode::Char('k') => self.step_back(1),
+            KeyCode::PageDown => self.scroll(self.first + PAGE),
+            KeyCode::PageUp => self.scroll(self.first.saturating_sub(PAGE)),
+            KeyCode::Char('v') => self.splits_rates = !self.splits_rates,
             KeyCode::Home => self.select(0),
             KeyCode::End => self.select(usize::MAX),
             KeyCode::Char('?') => self.mode = Mode::Help,
@@ -323,21 +425,46 @@ impl State {
                 self.mode = Mode::Tunnel;
                 Wish::Nothing
             }
-            'b' => Wish::Block(pids),
+            'b' => {
+                self.ask("block", pids.len(), Wish::Block(pids));
+                Wish::Nothing
+            }
             _ => {
-                let policy = self.rows.get(self.selected).and_then(|row| row.policy);
-                if let Some(terms) = policy.and_then(|policy| self.ledger.terms.get(&policy)) {
-                    Wish::Reset(pids, Box::new(terms.clone()))
-                } else {
-                    self.answer = Some("only connections under a policy are cut".to_owned());
-                    Wish::Nothing
+                let policy = self.selected().and_then(|row| row.policy);
+                let terms = policy.and_then(|policy| self.ledger.terms.get(&policy));
+                match terms.cloned() {
+                    Some(terms) => {
+                        let wish = Wish::Reset(pids.clone(), Box::new(terms));
+                        self.ask("cut the connections of", pids.len(), wish);
+                    }
+                    None => {
+                        self.answer = Some("only connections under a policy are cut".to_owned());
+                    }
                 }
+                Wish::Nothing
             }
         }
     }
 
+    /// Where a program can be moved.
+    pub(super) fn targets(&self) -> String {
+        let names = self.tunnels.iter().map(|(it, _)| it.name.to_string());
+        let names: Vec<_> = names.chain([act::DIRECT.to_owned()]).collect();
+        names.join(", ")
+    }
+
+    fn step(&mut self, rows: usize) {
+        self.select(self.table.selected().unwrap_or(0) + rows);
+    }
+
+    fn step_back(&mut self, rows: usize) {
+        self.select(self.table.selected().unwrap_or(0).saturating_sub(rows));
+    }
+
     fn select(&mut self, row: usize) {
-        self.selected = row.min(self.rows.len().saturating_sub(1));
+        self.table
+            .select(Some(row.min(self.rows.len().saturating_sub(1))));
+        self.first = 0;
         self.choose();
     }
 }
