@@ -9,11 +9,13 @@ mod error;
 mod hook;
 mod kernel;
 mod link;
+mod offload;
 mod peer;
 mod resolve;
 mod tun;
 mod udp;
 mod watch;
+mod workers;
 
 use std::{
     io::{self, ErrorKind},

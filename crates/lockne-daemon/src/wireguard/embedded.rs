@@ -15,12 +15,14 @@ use super::{
     peer::{Peer, PeerState},
     tun::{Tun, TunRecv, TunSend},
     udp::Sockets,
+    workers::Workers,
 };
 
 /// A running WireGuard.
 pub(super) struct Embedded {
     name: String,
     device: device::Device<(Sockets, TunSend, TunRecv)>,
+    workers: Workers,
 }
 
 /// What the device needs beside its configuration, looked up by the caller.
@@ -39,8 +41,29 @@ impl Embedded {
         settings: Settings<'_>,
         death: &Death,
     ) -> Result<Self, Error> {
+        let name = settings.name;
+        let workers = Workers::start(name).map_err(|source| Error::Threads {
+            name: name.to_owned(),
+            source,
+        })?;
+        let device = workers
+            .run(Self::build(tun, config, settings, death))
+            .await?;
+        Ok(Self {
+            name: name.to_owned(),
+            device,
+            workers,
+        })
+    }
+
+    async fn build(
+        tun: &Tun,
+        config: &Config,
+        settings: Settings<'_>,
+        death: &Death,
+    ) -> Result<device::Device<(Sockets, TunSend, TunRecv)>, Error> {
         let Settings { name, port, .. } = settings;
-        let (send, recv) = tun.split(settings.mtu, death);
+        let (send, recv) = tun.split(settings.mtu, death)?;
         let mut builder = DeviceBuilder::new()
             .with_udp(Sockets::new(death))
             .with_ip_pair(send, recv)
@@ -50,17 +73,13 @@ impl Embedded {
         if let Some(mark) = config.fwmark {
             builder = builder.with_fwmark(mark);
         }
-        let device = builder.build().await.map_err(|error| match error {
+        builder.build().await.map_err(|error| match error {
             device::Error::Bind(source, _) => bind_error(port, source),
             source => Error::Embedded {
                 action: "start",
                 name: name.to_owned(),
                 source,
             },
-        })?;
-        Ok(Self {
-            name: name.to_owned(),
-            device,
         })
     }
 
@@ -90,7 +109,7 @@ impl Embedded {
                 .modify_peer(&key, |peer| peer.set_endpoint(Some(endpoint)))
                 .await
         });
-        match set.await {
+        match self.workers.run(set).await {
             Ok(_) => Ok(()),
             Err(source) => Err(Error::Embedded {
                 action: "change a peer in",
@@ -102,7 +121,7 @@ impl Embedded {
 
     /// Ends the tasks and closes the socket. The TUN device stays.
     pub(super) async fn stop(&self) {
-        self.device.suspend().await;
+        self.workers.run(self.device.suspend()).await;
     }
 }
 

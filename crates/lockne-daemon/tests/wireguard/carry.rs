@@ -3,6 +3,8 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
+    process::{Child, Command},
     time::Duration,
 };
 
@@ -86,19 +88,12 @@ fn embedded_tunnel_talks_to_wireguard_go() {
         public(1)
     );
     std::fs::write(&file, other).unwrap();
-    let mut daemon = b
-        .start(|| {
-            let mut command = std::process::Command::new("wireguard-go");
-            command.args(["--foreground", "wggo0"]).spawn().unwrap()
-        })
-        .join()
-        .unwrap();
-    let socket = std::path::Path::new("/var/run/wireguard/wggo0.sock");
-    eventually("wireguard-go has a socket", || socket.exists());
-    b.must("wg", &format!("setconf wggo0 {}", file.display()));
-    b.ip("address add 10.9.0.2/24 dev wggo0");
-    b.ip("address add fd00:9::2/64 dev wggo0");
-    b.ip("link set wggo0 mtu 1420 up");
+    let name = format!("wggo{}", std::process::id());
+    let _daemon = WireguardGo::start(&b, &name);
+    b.must("wg", &format!("setconf {name} {}", file.display()));
+    b.ip(&format!("address add 10.9.0.2/24 dev {name}"));
+    b.ip(&format!("address add fd00:9::2/64 dev {name}"));
+    b.ip(&format!("link set {name} mtu 1420 up"));
 
     let here = up(&a, "wg-a", &confs().0);
 
@@ -112,14 +107,37 @@ fn embedded_tunnel_talks_to_wireguard_go() {
     }
     assert!(peer(&a, &here).handshake_age_seconds.is_some());
     assert!(
-        b.must("wg", "show wggo0 endpoints")
+        b.must("wg", &format!("show {name} endpoints"))
             .contains("192.0.2.1:50009")
     );
 
     down(&a, here);
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
-    let _ = std::fs::remove_file(socket);
+}
+
+/// A running wireguard-go. Its socket lies in the one folder of the machine, whatever the namespace.
+struct WireguardGo {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl WireguardGo {
+    fn start(side: &Side, name: &str) -> Self {
+        let mut command = Command::new("wireguard-go");
+        command.args(["--foreground", name]);
+        let process = side.start(move || command.spawn().unwrap()).join().unwrap();
+        let socket = PathBuf::from(format!("/var/run/wireguard/{name}.sock"));
+        let this = Self { process, socket };
+        eventually("wireguard-go has a socket", || this.socket.exists());
+        this
+    }
+}
+
+impl Drop for WireguardGo {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_file(&self.socket);
+    }
 }
 
 fn two_tunnels_run_at_once() {
