@@ -1,5 +1,5 @@
-//! Puts the kernel object where `include_bytes!` finds it: built from source where the tools for it
-//! are installed, else the kept copy.
+//! Puts the kernel objects where `include_bytes!` finds them: built from source where the tools for it
+//! are installed, else the kept copies.
 //!
 //! `LOCKNE_EBPF=kept` and `LOCKNE_EBPF=source` force one or the other.
 
@@ -25,21 +25,21 @@ fn main() -> Result<()> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     println!("cargo::rerun-if-env-changed=LOCKNE_EBPF");
     println!("cargo::rerun-if-changed=build.rs");
-    for path in object::SOURCES
-        .iter()
-        .chain([&object::KEPT, &object::RECORD])
-    {
+    for path in object::SOURCES.iter().chain([&object::FOLDER]) {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
     }
 
-    let object = match env::var("LOCKNE_EBPF").as_deref() {
+    let folder = match env::var("LOCKNE_EBPF").as_deref() {
         Ok("source") => from_source(root, &out)?,
         Ok("kept") => kept(root)?,
         Ok(other) => bail!("LOCKNE_EBPF is `{other}`, neither `source` nor `kept`"),
         Err(_) => from_source_or_kept(root, &out)?,
     };
-    let to = out.join("lockne.bpf.o");
-    fs::copy(&object, &to).with_context(|| format!("cannot copy {}", object.display()))?;
+    for object in &object::OBJECTS {
+        let from = folder.join(object.file);
+        fs::copy(&from, out.join(object.file))
+            .with_context(|| format!("cannot copy {}", from.display()))?;
+    }
     Ok(())
 }
 
@@ -47,7 +47,7 @@ fn from_source_or_kept(root: &Path, out: &Path) -> Result<PathBuf> {
     match Toolchain::find() {
         Ok(tools) => build(&tools, root, out),
         Err(missing) => {
-            println!("cargo::warning=using the kept kernel object: {missing:#}");
+            println!("cargo::warning=using the kept kernel objects: {missing:#}");
             kept(root)
         }
     }
@@ -62,16 +62,18 @@ fn build(tools: &Toolchain, root: &Path, out: &Path) -> Result<PathBuf> {
     // Beside the profiles' folders, so that all of them share one build. Not OUT_DIR itself: cargo
     // would wait for its own lock.
     let shared = out.ancestors().nth(4).unwrap_or(out);
-    tools.build(root, &shared.join("ebpf"))
+    let folder = shared.join("ebpf");
+    tools.build(root, &folder)?;
+    Ok(folder)
 }
 
 fn kept(root: &Path) -> Result<PathBuf> {
     let sources = object::hash_sources(root)?;
     if Record::read(root)?.is_none_or(|record| record.sources != sources) {
         bail!(
-            "{} is not made of these sources; run `cargo xtask setup` to build it from source",
-            object::KEPT
+            "{} has objects of other sources; run `cargo xtask setup` to build them from source",
+            object::FOLDER
         );
     }
-    Ok(root.join(object::KEPT))
+    Ok(root.join(object::FOLDER))
 }

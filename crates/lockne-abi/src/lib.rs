@@ -6,12 +6,22 @@
 
 #![no_std]
 
+pub mod observe;
+mod rules;
+
+pub use rules::{Executable, Group, GroupName, Place, RuleBits, RuleSet, Script, Seen, User, look};
+
+/// Rules decided at exec.
+pub use rules::{MAX_GROUP_NAME, MAX_PLACE_NAME, MAX_RULES, MAX_SCRIPT_NAME, RULE_WORDS, node};
+
+use core::net::IpAddr;
+
 /// How many values a policy id can have. Id 0 stands for "no policy".
 pub const POLICIES: u32 = 256;
 
 /// How many processes one entry of [`name::PROCESSES`] holds.
 ///
-/// An array map rounds each value up to eight bytes, so single bytes would waste seven of eight.
+/// An array map rounds each value up to eight bytes, so single words would waste six of eight.
 pub const PROCESSES_PER_PAGE: u32 = 64;
 
 /// How many destination prefixes all policies together can let through to the local network.
@@ -23,13 +33,16 @@ pub const MAX_DEVICES: u32 = 256;
 /// Names under which the daemon finds maps and programs in the BPF object.
 pub mod name {
     /// Array from process id divided by [`PROCESSES_PER_PAGE`](crate::PROCESSES_PER_PAGE) to the
-    /// policy ids of so many processes, one byte each.
+    /// [`Member`](crate::Member)s of so many processes, two bytes each.
     pub const PROCESSES: &str = "PROCESSES";
     /// Array from policy id to [`Policy`](crate::Policy).
     pub const POLICIES: &str = "POLICIES";
     /// Array of one number: not 0 once a child of a process with a policy got an id beyond
     /// [`PROCESSES`], so that it could not be recorded.
     pub const OVERFLOW: &str = "OVERFLOW";
+    /// Array of one number: not 0 once a process under a policy that can mark packets has made a
+    /// socket, so that the guard must ask sockets for their marks.
+    pub const STRICT: &str = "STRICT";
     /// Per-CPU array of one number: how many children have inherited a policy so far.
     pub const FORKS: &str = "FORKS";
     /// Per-CPU array from policy id to [`Counters`](crate::Counters).
@@ -38,10 +51,32 @@ pub mod name {
     pub const LAN: &str = "LAN";
     /// Hash from device index to the policy id stamped on what arrives there.
     pub const DEVICES: &str = "DEVICES";
+    /// Array from policy id to [`Resolvers`](crate::Resolvers).
+    pub const RESOLVERS: &str = "RESOLVERS";
+    /// Storage of a socket: [`Renames`](crate::Renames), whom it was told that it asks.
+    pub const NAMES: &str = "NAMES";
     /// The read-only [`Config`](crate::Config).
     pub const CONFIG: &str = "CONFIG";
     /// Array of one [`Config`](crate::Config), a copy that the next daemon can read.
     pub const LOADED: &str = "LOADED";
+
+    /// Array of one number: how often the rules were replaced. Its lowest bit is the slot in force.
+    pub const GENERATION: &str = "GENERATION";
+    /// Array from slot to [`RuleSet`](crate::RuleSet).
+    pub const RULES: &str = "RULES";
+    /// Hash from [`Executable`](crate::Executable) to [`RuleBits`](crate::RuleBits).
+    pub const EXECUTABLES: &str = "EXECUTABLES";
+    /// Hash from [`Place`](crate::Place) to [`RuleBits`](crate::RuleBits).
+    pub const PLACES: &str = "PLACES";
+    /// Hash from [`Script`](crate::Script) to [`RuleBits`](crate::RuleBits).
+    pub const SCRIPTS: &str = "SCRIPTS";
+    /// Hash from [`User`](crate::User) to [`RuleBits`](crate::RuleBits).
+    pub const USERS: &str = "USERS";
+    /// Hash from [`GroupName`](crate::GroupName) to [`Group`](crate::Group).
+    pub const GROUPS: &str = "GROUPS";
+    /// Hash from [`Seen`](crate::Seen) to [`RuleBits`](crate::RuleBits): what the walk over a cgroup's
+    /// names came to.
+    pub const SEEN: &str = "SEEN";
 
     /// Program on `cgroup/sock_create`.
     pub const MARK_SOCKET: &str = "mark_socket";
@@ -53,12 +88,26 @@ pub mod name {
     pub const SENDMSG4: &str = "sendmsg4";
     /// Program on `cgroup/sendmsg6`.
     pub const SENDMSG6: &str = "sendmsg6";
+    /// Program on `cgroup/recvmsg4`.
+    pub const RECVMSG4: &str = "recvmsg4";
+    /// Program on `cgroup/recvmsg6`.
+    pub const RECVMSG6: &str = "recvmsg6";
+    /// Program on `cgroup/getpeername4`.
+    pub const GETPEERNAME4: &str = "getpeername4";
+    /// Program on `cgroup/getpeername6`.
+    pub const GETPEERNAME6: &str = "getpeername6";
+    /// Program on `cgroup/connect_unix`, which not every kernel has.
+    pub const CONNECT_UNIX: &str = "connect_unix";
+    /// Program on `cgroup/setsockopt`.
+    pub const KEEP_MARK: &str = "keep_mark";
     /// Program on `cgroup_skb/egress`.
     pub const GUARD_EGRESS: &str = "guard_egress";
     /// Program on `cgroup_skb/ingress`.
     pub const COUNT_INGRESS: &str = "count_ingress";
     /// Program on `tp_btf/sched_process_fork`.
     pub const FOLLOW_FORK: &str = "follow_fork";
+    /// Program on `tp_btf/sched_process_exec`.
+    pub const DECIDE_EXEC: &str = "decide_exec";
     /// Program on `tp_btf/sched_process_exit`.
     pub const FORGET_EXIT: &str = "forget_exit";
     /// Classifier on the ingress of each tunnel device.
@@ -116,6 +165,43 @@ impl MarkField {
     #[must_use]
     pub const fn stamp(self, mark: u32, id: u8) -> u32 {
         mark & !self.mask() | self.mark(id)
+    }
+}
+
+/// Under what a process stands: its policy, and whether somebody chose it by hand.
+///
+/// What was chosen by hand, no rule changes: neither for the process nor for its children.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Member(pub u16);
+
+impl Member {
+    /// No policy; a rule may give it one.
+    pub const FREE: Self = Self(0);
+    const CHOSEN: u16 = 0x100;
+
+    /// Policy `id`, by a rule; 0 stands for none.
+    #[must_use]
+    pub const fn by_rule(id: u8) -> Self {
+        Self(id as u16)
+    }
+
+    /// Policy `id`, by hand; 0 stands for none, whatever rules say.
+    #[must_use]
+    pub const fn chosen(id: u8) -> Self {
+        Self(id as u16 | Self::CHOSEN)
+    }
+
+    /// The policy id, or 0.
+    #[must_use]
+    pub const fn policy(self) -> u8 {
+        (self.0 & 0xff) as u8
+    }
+
+    /// Whether rules leave it as it is.
+    #[must_use]
+    pub const fn is_chosen(self) -> bool {
+        self.0 & Self::CHOSEN != 0
     }
 }
 
@@ -228,6 +314,143 @@ impl LanKey {
     pub const V4_OFFSET: u32 = Self::V6_OFFSET + 96;
 }
 
+/// The words of an IPv6 address, each as it lies in memory. IPv4 addresses are v4-mapped.
+pub type Words = [u32; 4];
+
+/// The third word of every v4-mapped address.
+const MAPPED: u32 = 0xffff_u32.to_be();
+
+/// An address and a port, in the form that `bpf_sock_addr` has them. Port 0 means none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address.
+    pub address: Words,
+    /// The port in network order, in the lower half.
+    pub port: u32,
+}
+
+impl Endpoint {
+    /// The port of resolvers, as [`Self::port`] has it.
+    pub const DNS: u32 = 53_u16.to_be() as u32;
+
+    /// The form of an address and a port.
+    #[must_use]
+    pub fn new(address: IpAddr, port: u16) -> Self {
+        Self {
+            address: words(address),
+            port: u32::from(port.to_be()),
+        }
+    }
+
+    /// The address.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        let mut octets = [0; 16];
+        for (part, word) in octets.chunks_exact_mut(4).zip(self.address) {
+            part.copy_from_slice(&word.to_ne_bytes());
+        }
+        IpAddr::from(octets).to_canonical()
+    }
+}
+
+/// The form of an address.
+#[must_use]
+pub fn words(address: IpAddr) -> Words {
+    let octets = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    let word = |i: usize| {
+        u32::from_ne_bytes([
+            octets[4 * i],
+            octets[4 * i + 1],
+            octets[4 * i + 2],
+            octets[4 * i + 3],
+        ])
+    };
+    [word(0), word(1), word(2), word(3)]
+}
+
+/// Whether it stands for an IPv4 address.
+#[inline]
+#[must_use]
+pub const fn is_mapped(address: &Words) -> bool {
+    address[0] == 0 && address[1] == 0 && address[2] == MAPPED
+}
+
+/// Whether it is an address of the loopback device, or none, which the kernel takes for one.
+#[inline]
+#[must_use]
+pub const fn is_loopback(address: &Words) -> bool {
+    if is_mapped(address) {
+        return address[3].to_ne_bytes()[0] == 127 || address[3] == 0;
+    }
+    let last = u32::from_be(address[3]);
+    address[0] == 0 && address[1] == 0 && address[2] == 0 && last <= 1
+}
+
+/// Whether it is the unspecified address of either family.
+#[inline]
+#[must_use]
+pub const fn is_unspecified(address: &Words) -> bool {
+    address[0] == 0
+        && address[1] == 0
+        && (address[2] == 0 || address[2] == MAPPED)
+        && address[3] == 0
+}
+
+/// Where a policy's questions for names go, of one IP version.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resolver {
+    /// Behind the tunnel.
+    pub far: Endpoint,
+    /// On this machine, for sockets that cannot ask `far`; it asks in their place.
+    pub stub: Endpoint,
+    /// The tunnel's own address: a socket that has it can ask `far`.
+    pub own: Words,
+}
+
+/// Where a policy's questions for names go. Zeroed memory means that the policy has no resolver.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resolvers {
+    /// For what is asked by IPv4.
+    pub v4: Resolver,
+    /// For what is asked by IPv6.
+    pub v6: Resolver,
+}
+
+impl Resolvers {
+    /// Whether there is one, of either IP version.
+    #[inline]
+    #[must_use]
+    pub const fn exist(&self) -> bool {
+        self.v4.far.port != 0 || self.v6.far.port != 0
+    }
+}
+
+/// Whom a socket asked, and whom it asks in truth.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rename {
+    /// Whom the program named.
+    pub asked: Endpoint,
+    /// Who got the question.
+    pub given: Endpoint,
+}
+
+/// What a socket's questions were renamed to; an IPv6 socket can ask by both IP versions.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Renames {
+    /// By IPv4.
+    pub v4: Rename,
+    /// By IPv6.
+    pub v6: Rename,
+}
+
 /// What the daemon tells the programs when it loads them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -254,16 +477,62 @@ pub struct Config {
     pub net_inode: u32,
     /// 1 where `bpf_set_retval` exists (Linux 5.18), else 0.
     pub has_set_retval: u32,
+    /// Byte offset of `bpf_sock_addr_kern.uaddr`.
+    pub unix_address: u32,
+    /// Byte offset of `bpf_sock_addr_kern.uaddrlen`; 0 where there is no such thing (before Linux 6.7).
+    pub unix_length: u32,
+    /// Byte offset of `task_struct.cgroups`.
+    pub task_cgroups: u32,
+    /// Byte offset of `css_set.dfl_cgrp`.
+    pub css_set_cgroup: u32,
+    /// Byte offset of `cgroup.kn`.
+    pub cgroup_node: u32,
+    /// Byte offset of the parent in `struct kernfs_node`.
+    pub node_parent: u32,
+    /// Byte offset of `kernfs_node.name`.
+    pub node_name: u32,
+    /// Byte offset of `linux_binprm.file`.
+    pub exec_file: u32,
+    /// Byte offset of `linux_binprm.filename`.
+    pub exec_filename: u32,
+    /// Byte offset of `linux_binprm.interp`.
+    pub exec_interpreter: u32,
+    /// Byte offset of `file.f_inode`.
+    pub file_inode: u32,
+    /// Byte offset of `file.f_path.dentry`.
+    pub file_dentry: u32,
+    /// Byte offset of `inode.i_ino`.
+    pub inode_number: u32,
+    /// Byte offset of `inode.i_sb`.
+    pub inode_super: u32,
+    /// Byte offset of `super_block.s_dev`.
+    pub super_device: u32,
+    /// Byte offset of `dentry.d_parent`.
+    pub dentry_parent: u32,
+    /// Byte offset of `dentry.d_inode`.
+    pub dentry_inode: u32,
+    /// Byte offset of `dentry.d_name.name`.
+    pub dentry_name: u32,
+    /// Byte offset of `task_struct.cred`.
+    pub task_cred: u32,
+    /// Byte offset of `cred.cap_effective`.
+    pub cred_effective: u32,
+    /// Byte offset of `cred.user_ns`.
+    pub cred_user_ns: u32,
+    /// Byte offset of `user_namespace.level`.
+    pub user_ns_level: u32,
 }
 
 const _: () = assert!(size_of::<Policy>() == 12);
 const _: () = assert!(size_of::<Counters>() == 40);
 const _: () = assert!(size_of::<LanKey>() == 17);
-const _: () = assert!(size_of::<Config>() == 48);
+const _: () = assert!(size_of::<Config>() == 136);
+const _: () = assert!(size_of::<Resolvers>() == 112);
+const _: () = assert!(size_of::<Renames>() == 80);
 
 #[cfg(feature = "user")]
 mod user {
-    use crate::{Config, Counters, LanKey, Policy};
+    use crate::{Config, Counters, LanKey, Policy, Renames, Resolvers};
 
     // SAFETY: three `u32`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Policy {}
@@ -271,7 +540,11 @@ mod user {
     unsafe impl aya::Pod for Counters {}
     // SAFETY: bytes only, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for LanKey {}
-    // SAFETY: a `u64` and ten `u32`, so no padding; every bit pattern is valid.
+    // SAFETY: 28 `u32`, so no padding; every bit pattern is valid.
+    unsafe impl aya::Pod for Resolvers {}
+    // SAFETY: 20 `u32`, so no padding; every bit pattern is valid.
+    unsafe impl aya::Pod for Renames {}
+    // SAFETY: a `u64` and thirty-two `u32`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Config {}
 }
 
@@ -314,6 +587,50 @@ mod tests {
         assert_eq!(mark, 0xabcd_4201);
         assert_eq!(field.policy(mark), 0x42);
         assert_eq!(field.stamp(mark, 0), 0xabcd_0001);
+    }
+
+    #[test]
+    fn every_address_of_this_machine_is_known_as_one() {
+        let is = |text: &str| is_loopback(&words(text.parse().unwrap()));
+
+        for address in [
+            "127.0.0.1",
+            "127.255.0.53",
+            "0.0.0.0",
+            "::1",
+            "::",
+            "::ffff:127.0.0.53",
+        ] {
+            assert!(is(address), "{address}");
+        }
+        for address in [
+            "128.0.0.1",
+            "1.2.3.127",
+            "::2",
+            "::127.0.0.1",
+            "fe80::1",
+            "1::1",
+        ] {
+            assert!(!is(address), "{address}");
+        }
+    }
+
+    #[test]
+    fn endpoint_has_the_form_of_the_kernel() {
+        let endpoint = Endpoint::new("1.2.3.4".parse().unwrap(), 53);
+
+        assert_eq!(endpoint.port, Endpoint::DNS);
+        assert_eq!(endpoint.ip(), IpAddr::from([1, 2, 3, 4]));
+        assert!(is_mapped(&endpoint.address));
+        assert_eq!(endpoint.address[3].to_ne_bytes(), [1, 2, 3, 4]);
+        assert!(!is_mapped(&words("fd00::53".parse().unwrap())));
+    }
+
+    #[test]
+    fn choice_by_hand_is_told_from_a_rules() {
+        assert!(Member::chosen(255).is_chosen() && !Member::by_rule(255).is_chosen());
+        assert_eq!(Member::chosen(7).policy(), Member::by_rule(7).policy());
+        assert!(Member::chosen(0).is_chosen() && Member::chosen(0).policy() == 0);
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! |---|---|---|
 //! | `GET /v1/status` | | [`Status`] |
 //! | `POST /v1/run` | [`Run`] | [`Running`] |
+//! | `POST /v1/attach` | [`Attach`] | [`Moved`] |
+//! | `POST /v1/detach` | [`Detach`] | [`Moved`] |
+//! | `GET /v1/processes/PID` | | [`Explanation`] |
 //! | `POST /v1/tunnels` | [`TunnelUp`] | [`TunnelStatus`] |
 //! | `GET /v1/tunnels` | | list of [`TunnelStatus`] |
 //! | `GET /v1/tunnels/NAME` | | [`TunnelStatus`] |
@@ -12,6 +15,12 @@
 //!
 //! A refusal has a status of 400 or above and a [`Refusal`] as its body. Field names are part of the
 //! interface: `--json` prints these very documents.
+
+mod attach;
+mod config;
+mod explain;
+
+pub use self::config::{ConfigStatus, RuleStatus};
 
 use std::{collections::BTreeSet, net::IpAddr, net::SocketAddr, path::PathBuf};
 
@@ -24,6 +33,11 @@ use crate::{
     tunnel::TunnelName,
     wgquick::HookPolicy,
 };
+
+pub use attach::{
+    Attach, Counts, Detach, Fate, Moved, MovedProcess, MovedSocket, SocketStatus, Target,
+};
+pub use explain::{Descendant, ExplainedSocket, Explanation, PolicyNow, Route, SocketWay, Verdict};
 
 /// Asks for a policy for the process that asks.
 #[derive(Clone, Serialize, Deserialize)]
@@ -45,10 +59,24 @@ fn strict_terms<'de, D: Deserializer<'de>>(from: D) -> Result<Terms, D::Error> {
     struct Strict {
         action: Action,
         #[serde(default)]
+        or: Vec<TunnelName>,
+        #[serde(default)]
         lan: BTreeSet<IpNet>,
+        #[serde(default)]
+        dns: Vec<IpAddr>,
     }
-    let Strict { action, lan } = Strict::deserialize(from)?;
-    Ok(Terms { action, lan })
+    let Strict {
+        action,
+        or,
+        lan,
+        dns,
+    } = Strict::deserialize(from)?;
+    Ok(Terms {
+        action,
+        or,
+        lan,
+        dns,
+    })
 }
 
 /// The process that asked has its policy.
@@ -60,6 +88,12 @@ pub struct Running {
     pub mark: u32,
     /// What the user should know, a sentence each.
     pub notices: Vec<String>,
+    /// Whom it asks for names, whomever it means to ask; nobody but itself decides if there is none.
+    #[serde(default)]
+    pub resolvers: Vec<IpAddr>,
+    /// The domains in which its tunnel's configuration has short names searched.
+    #[serde(default)]
+    pub search: Vec<String>,
 }
 
 /// Asks for a tunnel from a wg-quick file.
@@ -122,6 +156,9 @@ pub struct Status {
     pub policies: Vec<PolicyStatus>,
     /// Every tunnel that a policy names or that lockne brought up.
     pub tunnels: Vec<TunnelStatus>,
+    /// The configuration, if the daemon has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigStatus>,
 }
 
 /// Whether a daemon runs.
@@ -157,6 +194,9 @@ pub struct PolicyStatus {
     pub table: Option<u32>,
     /// The device its packets may leave by; `None` means silence, or any device for `direct`.
     pub device: Option<String>,
+    /// Whom its programs ask for names, whomever they mean to ask.
+    #[serde(default)]
+    pub resolvers: Vec<IpAddr>,
     /// Its living processes.
     pub processes: Vec<ProcessStatus>,
     /// Packets and bytes; loopback does not count.

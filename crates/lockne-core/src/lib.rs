@@ -3,6 +3,12 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod config;
+pub mod doctor;
+pub mod explain;
+pub mod failover;
+pub mod filter;
+pub mod permission;
 pub mod plan;
 pub mod policy;
 pub mod rule;

@@ -1,6 +1,6 @@
 //! What an application may do with the network.
 
-use std::{collections::BTreeSet, fmt, num::NonZeroU8};
+use std::{collections::BTreeSet, fmt, net::IpAddr, num::NonZeroU8};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -53,19 +53,48 @@ impl fmt::Display for Action {
 pub struct Terms {
     /// Where the packets go.
     pub action: Action,
+    /// Tunnels to use instead while the one of `action` does not work, the first that works; never with another
+    /// action than `via`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub or: Vec<TunnelName>,
     /// Prefixes that are reached directly, past the tunnel.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub lan: BTreeSet<IpNet>,
+    /// The resolvers that are asked, through the tunnel, whatever resolver the application asks; of each
+    /// IP version the first one counts. Where there are none, those of the tunnel's configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<IpAddr>,
 }
 
 impl Terms {
-    /// Terms without prefixes past the tunnel.
+    /// Terms without prefixes past the tunnel and without resolvers of their own.
     #[must_use]
     pub const fn new(action: Action) -> Self {
         Self {
             action,
+            or: Vec::new(),
             lan: BTreeSet::new(),
+            dns: Vec::new(),
         }
+    }
+
+    /// The tunnels that packets may take, in the order of preference.
+    pub fn tunnels(&self) -> impl Iterator<Item = &TunnelName> {
+        let first = match &self.action {
+            Action::Via(name) => Some(name),
+            Action::Direct | Action::Block => None,
+        };
+        first
+            .into_iter()
+            .flat_map(|first| std::iter::once(first).chain(&self.or))
+    }
+}
+
+/// Prints where packets go, such as `via work, else corp`.
+impl fmt::Display for Terms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.action.fmt(f)?;
+        self.or.iter().try_for_each(|it| write!(f, ", else {it}"))
     }
 }
 

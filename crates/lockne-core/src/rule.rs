@@ -87,23 +87,53 @@ pub struct Rule {
 }
 
 /// Which programs a rule means. Every condition that is given must hold; a rule without any is none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Match {
     /// The executable, by an absolute path that may be a symbolic link. Decided by device and inode, never by a
     /// name that the program gives itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub exe: Option<PathBuf>,
     /// `exe` is a script: its interpreter is what is executed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub script: bool,
     /// The real user of the process.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<User>,
     /// The systemd unit that the process is in, such as `transmission-daemon.service`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
     /// A cgroup, by its path below the mount of cgroup2; what is below it is in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,
     /// The id of a Flatpak application, such as `org.mozilla.firefox`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub flatpak: Option<String>,
     /// The name of a Snap.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub snap: Option<String>,
+}
+
+/// Prints the conditions as the configuration has them, such as `user ada, unit x.service`.
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = |path: &PathBuf| path.display().to_string();
+        let conditions = [
+            (
+                if self.script { "script" } else { "exe" },
+                self.exe.as_ref().map(path),
+            ),
+            ("user", self.user.as_ref().map(ToString::to_string)),
+            ("unit", self.unit.clone()),
+            ("cgroup", self.cgroup.as_ref().map(path)),
+            ("flatpak", self.flatpak.clone()),
+            ("snap", self.snap.clone()),
+        ];
+        let given = conditions
+            .into_iter()
+            .filter_map(|(key, value)| value.map(|value| format!("{key} {value}")));
+        f.write_str(&given.collect::<Vec<_>>().join(", "))
+    }
 }
 
 /// A user, as a configuration names one.
@@ -114,6 +144,15 @@ pub enum User {
     Id(u32),
     /// By name.
     Name(String),
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
 }
 
 /// What becomes of connections that a program has already when its policy changes.

@@ -1,4 +1,4 @@
-//! The kernel object: how it is built from source, and how the kept copy is known to be fresh.
+//! The kernel objects: how they are built from source, and how the kept copies are known to be fresh.
 //!
 //! Shared, as a file, by the daemon's build script and by `cargo xtask`.
 
@@ -15,13 +15,40 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 
-/// The kept object, from the root of the workspace.
-pub(crate) const KEPT: &str = "crates/lockne-daemon/ebpf/lockne.bpf.o";
+/// An object: a binary of `lockne-ebpf`, loaded apart from the others.
+pub(crate) struct Object {
+    /// The binary.
+    pub(crate) binary: &'static str,
+    /// What it is called where it is kept, and where it is built.
+    pub(crate) file: &'static str,
+}
 
-/// What the kept object was made of, beside it.
+/// Every object.
+pub(crate) const OBJECTS: [Object; 2] = [
+    Object {
+        binary: "lockne-ebpf",
+        file: "lockne.bpf.o",
+    },
+    Object {
+        binary: "lockne-observe",
+        file: "observe.bpf.o",
+    },
+];
+
+impl Object {
+    /// Where it is kept, from the root of the workspace.
+    pub(crate) fn kept(&self) -> String {
+        format!("{FOLDER}/{}", self.file)
+    }
+}
+
+/// Where objects are kept, from the root of the workspace.
+pub(crate) const FOLDER: &str = "crates/lockne-daemon/ebpf";
+
+/// What the kept objects were made of, beside them.
 pub(crate) const RECORD: &str = "crates/lockne-daemon/ebpf/lockne.bpf.txt";
 
-/// What the object is made of, from the root of the workspace. This file is among it: the flags are
+/// What the objects are made of, from the root of the workspace. This file is among it: the flags are
 /// in it.
 pub(crate) const SOURCES: [&str; 5] = [
     "crates/lockne-abi/Cargo.toml",
@@ -45,7 +72,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// What is written beside the kept object, or `None` if there is no such file.
+    /// What is written beside the kept objects, or `None` if there is no such file.
     ///
     /// # Errors
     ///
@@ -141,7 +168,7 @@ fn list(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// The compiler and linker that turn the sources into an object.
+/// The compiler and linker that turn the sources into objects.
 pub(crate) struct Toolchain {
     rustc: String,
     linker: String,
@@ -176,7 +203,7 @@ impl Toolchain {
         })
     }
 
-    /// What the object will be made of.
+    /// What the objects will be made of.
     ///
     /// # Errors
     ///
@@ -189,7 +216,7 @@ impl Toolchain {
         })
     }
 
-    /// Compiles the object into `target_dir` and returns its path.
+    /// Compiles the objects into `target_dir`, each under its [`file`](Object::file) name.
     ///
     /// The bytes depend on the sources and the versions of the tools alone: neither on where the
     /// checkout is, nor on the profiles or flags of whoever builds.
@@ -197,11 +224,12 @@ impl Toolchain {
     /// # Errors
     ///
     /// If the compiler fails; its messages are in the error.
-    pub(crate) fn build(&self, root: &Path, target_dir: &Path) -> Result<PathBuf> {
+    pub(crate) fn build(&self, root: &Path, target_dir: &Path) -> Result<()> {
         let folder = self.build_package("lockne-ebpf", root, target_dir)?;
-        let object = target_dir.join("lockne.bpf.o");
-        self.strip(&folder.join("lockne-ebpf"), &object)?;
-        Ok(object)
+        for object in &OBJECTS {
+            self.strip(&folder.join(object.binary), &target_dir.join(object.file))?;
+        }
+        Ok(())
     }
 
     /// Compiles each binary of `package` as [`Self::build`] does and returns the folder they are in.

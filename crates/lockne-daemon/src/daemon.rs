@@ -4,10 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::pending,
     io,
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::fs::MetadataExt as _,
-    },
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::Path,
     pin::pin,
     time::{Duration, Instant},
@@ -16,12 +13,8 @@ use std::{
 use futures_util::StreamExt as _;
 use lockne_core::{
     api::{Lifetime, Removed, Run, Running, TunnelState},
-    policy::{Policy, PolicyId, Terms},
+    policy::{Action, Policy, PolicyId, Terms},
     tunnel::TunnelName,
-};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, pidfd_open},
 };
 use tokio::{
     net::UnixListener,
@@ -32,17 +25,22 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    Options,
+    Options, SocketOf,
+    authority::{Authority, Caller, Owners},
+    configured::Configured,
+    dns::Stub,
     error::Error,
+    failover::{self, Failover},
     inherited,
     kernel::Kernel,
     leftover,
+    peer::has_ended,
     ready::{Announce, Ready},
-    reconcile::tunnel_of,
     record::{self, Record},
     route::Netlink,
-    server::{self, Command, Peer},
-    socket,
+    rules::Installed,
+    server::{self, Command},
+    service, socket,
     state_dir::{Lock, remove_socket},
     tunnels::{Deaths, Restored, Tunnel},
 };
@@ -56,6 +54,8 @@ const FIRST_JOB: Duration = Duration::from_secs(10);
 /// How long what programs have handed to the kernel may take to get through. The kernel itself gives up
 /// after about as long (`tcp_orphan_retries`).
 const LAST_WORDS: Duration = Duration::from_secs(100);
+/// Who writes a file may take a moment.
+const WRITTEN: Duration = Duration::from_millis(50);
 /// When to try again what has failed.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -67,10 +67,17 @@ pub(crate) struct Daemon {
     pub(crate) netlink: Netlink,
     pub(crate) policies: BTreeMap<PolicyId, Terms>,
     pub(crate) tunnels: BTreeMap<TunnelName, Tunnel>,
+    pub(crate) owners: Owners,
+    pub(crate) authority: Authority,
     pub(crate) deaths: Deaths,
+    pub(crate) stubs: BTreeMap<PolicyId, Stub>,
     /// What was stamped by this process, so that it is not done again for nothing.
     pub(crate) stamps: BTreeMap<u32, PolicyId>,
-    had_job: bool,
+    pub(crate) configured: Configured,
+    pub(crate) failover: Failover,
+    pub(crate) had_job: bool,
+    /// Whether a program was detached that kept connections by a policy's way.
+    pub(crate) keeps_connections: bool,
     /// When the last policed process was found to be gone.
     deserted: Option<Instant>,
 }
@@ -112,8 +119,10 @@ impl Daemon {
         }
         let mut kernel = Kernel::open(&options.state.pins(), field)?;
         // Started by a policed program, its tunnels' own packets would go into themselves.
-        kernel.set_process(std::process::id(), None)?;
+        kernel.exempt(std::process::id())?;
         let mut daemon = Self {
+            authority: Authority::new(options.permissions.clone()),
+            owners: Owners::new(),
             options,
             _lock: lock,
             started: Instant::now(),
@@ -122,8 +131,12 @@ impl Daemon {
             policies: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             deaths: Deaths::new(),
+            stubs: BTreeMap::new(),
             stamps: BTreeMap::new(),
+            configured: Configured::new(Installed::new(field)?),
+            failover: Failover::default(),
             had_job: false,
+            keeps_connections: false,
             deserted: None,
         };
         if let Err(error) = daemon.resume(record).await {
@@ -147,7 +160,9 @@ impl Daemon {
             self.policies.insert(policy.id, policy.terms);
         }
         self.resume_tunnels(record.tunnels).await;
-        self.enforce().await?;
+        self.reconcile().await?;
+        self.load(record.config).await?;
+        self.save()?;
         if resumed {
             info!(
                 policies = self.policies.len(),
@@ -166,15 +181,28 @@ impl Daemon {
     ) -> Result<(), Error> {
         let (sender, mut commands) = mpsc::channel(64);
         let (stop, stopped) = oneshot::channel::<()>();
-        let mut server = pin!(server::serve(listener, sender, stopped));
+        let mut server = pin!(server::serve(
+            listener,
+            sender,
+            self.authority.clone(),
+            stopped,
+        ));
         let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Runtime)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(Error::Runtime)?;
         let mut changes = pin!(Netlink::watch()?);
-        let mut settled = None;
+        let missing = self.tunnels.values().any(|it| it.wireguard.is_none());
+        let mut settled = missing.then(time::Instant::now);
+        let mut reload = None;
         let mut look = time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tunnels = time::interval(failover::LOOK);
+        tunnels.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watchdog = service::watchdog().map(time::interval);
         announce.say(&Ready::Serving);
+        service::ready();
         let down = loop {
+            let choice = self.has_choice();
             tokio::select! {
                 Some(command) = commands.recv() => {
                     if let Some(reply) = self.answer(command).await {
@@ -194,24 +222,46 @@ impl Daemon {
                         settled.get_or_insert_with(|| time::Instant::now() + SETTLE);
                     }
                 }
+                _ = tunnels.tick(), if choice => self.look_at_tunnels().await,
+                () = Configured::changed(self.configured.watch.as_ref()) => {
+                    reload = Some(time::Instant::now() + WRITTEN);
+                }
+                _ = hangup.recv() => reload = Some(time::Instant::now()),
+                () = until(reload) => {
+                    reload = None;
+                    if self.reload().await {
+                        settled = Some(time::Instant::now());
+                    }
+                }
+                () = self.configured.installed.changed() => self.refresh_rules(),
                 _ = look.tick(), if self.options.lifetime == Lifetime::UntilLastJob => {
                     let unasked = commands.capacity() == commands.max_capacity();
                     if unasked && self.is_idle() {
                         break None;
                     }
                 }
+                () = turn(&mut watchdog) => {
+                    service::alive();
+                    service::status(&format!(
+                        "{} policies, {} tunnels, {} programs",
+                        self.policies.len(),
+                        self.tunnels.len(),
+                        self.kernel.policed().count()
+                    ));
+                }
                 _ = terminate.recv() => break None,
                 _ = interrupt.recv() => break None,
                 () = &mut server => unreachable!("the server ends when it is stopped"),
             }
         };
+        service::stopping();
         // From here on no client may think that it is heard.
         drop(commands);
         let living = self.kernel.policed().count();
-        if down.is_none() && living > 0 {
+        if down.is_none() && (living > 0 || self.configured.has_rules()) {
             warn!(
                 processes = living,
-                "ending; policed programs stay bound, and are silent where the tunnel was ours"
+                "ending; rules hold and policed programs stay bound, silent where the tunnel was ours"
             );
             return self.leave();
         }
@@ -232,46 +282,71 @@ impl Daemon {
     async fn answer(&mut self, command: Command) -> Option<server::Reply<Removed>> {
         // A client that has gone away needs no answer.
         match command {
-            Command::Status(reply) => drop(reply.send(self.status().await)),
-            Command::Tunnels(reply) => drop(reply.send(self.tunnel_statuses().await)),
-            Command::Tunnel(name, reply) => drop(reply.send(self.tunnel_status(&name).await)),
-            Command::Run(peer, run, reply) => drop(reply.send(self.run(peer, run).await)),
-            Command::TunnelUp(request, reply) => {
+            Command::Status(caller, reply) => {
+                let status = self.status().await;
+                let seen = status.map(|it| caller.filter(it, |name| self.owner(name)));
+                drop(reply.send(seen));
+            }
+            Command::Tunnels(caller, reply) => {
+                let statuses = self.tunnel_statuses().await.map(|mut tunnels| {
+                    tunnels.retain(|it| caller.sees(&it.name, self.owner(&it.name)));
+                    tunnels
+                });
+                drop(reply.send(statuses));
+            }
+            Command::Tunnel(caller, name, reply) => {
+                let status = match caller.see(&name, self.owner(&name)) {
+                    Ok(()) => self.tunnel_status(&name).await,
+                    Err(error) => Err(error),
+                };
+                drop(reply.send(status));
+            }
+            Command::Run(caller, run, reply) => drop(reply.send(self.run(&caller, run).await)),
+            Command::Explain(pid, reply) => drop(reply.send(self.explain(pid).await)),
+            // Whoever asked has thought better of it: then nothing is changed.
+            Command::Attach(_, _, reply) | Command::Detach(_, _, reply) if reply.is_closed() => {}
+            Command::Attach(caller, request, reply) => {
+                drop(reply.send(self.attach(&caller, request).await));
+            }
+            Command::Detach(caller, request, reply) => {
+                drop(reply.send(self.detach(&caller, &request)));
+            }
+            Command::TunnelUp(caller, request, reply) => {
                 // Whoever asked has thought better of it.
                 if !reply.is_closed() {
-                    drop(reply.send(self.tunnel_up(request).await));
+                    drop(reply.send(self.tunnel_up_for(&caller, request).await));
                 }
             }
-            Command::TunnelDown(name, reply) => drop(reply.send(self.tunnel_down(&name).await)),
+            Command::TunnelDown(caller, name, reply) => {
+                let down = match caller.tunnel_down(self.owner(&name)) {
+                    Ok(()) => self.tunnel_down(&name).await,
+                    Err(error) => Err(error),
+                };
+                drop(reply.send(down));
+            }
             Command::Down(reply) => return Some(reply),
         }
         None
     }
 
-    async fn run(&mut self, peer: Peer, run: Run) -> Result<Running, Error> {
-        let pid = peer.pid.ok_or(Error::NoProcess)?;
-        if let Some(prefix) = run.terms.lan.iter().find(|prefix| prefix.prefix_len() == 0) {
-            return Err(Error::Everything { prefix: *prefix });
-        }
-        let handle = process(pid)?;
+    async fn run(&mut self, caller: &Caller, run: Run) -> Result<Running, Error> {
+        let (pid, handle) = caller.peer.process()?;
+        Self::require_sane(&run.terms)?;
         if let Some(request) = run.tunnel {
-            self.tunnel_up(request).await?;
+            self.tunnel_up_for(caller, request).await?;
         }
-        let mut notices = Vec::new();
-        if let Some(name) = tunnel_of(&run.terms) {
-            let status = self.tunnel_status(name).await?;
-            if status.state != TunnelState::Up {
-                notices.push(format!(
-                    "tunnel `{name}` is not up; the program is silent until it is"
-                ));
-            } else if status.addresses.is_empty() {
-                notices.push(format!(
-                    "tunnel `{name}` has no address; nothing can go through it"
-                ));
-            }
-        }
-        let terms = run.terms;
+        let (terms, mut notices) = self.ready(caller, run.terms).await?;
+        // Judged before a policy is made for nothing, and again when nothing can come in between.
+        let present = |daemon: &Self| {
+            // A policy that is not known here is not his to leave either.
+            let unknown = || Terms::new(Action::Block);
+            let id = daemon.kernel.process(pid)?;
+            Some(daemon.policies.get(&id).cloned().unwrap_or_else(unknown))
+        };
+        caller.police(pid, &handle, present(self).as_ref(), &terms)?;
         let id = self.policy(terms.clone()).await?;
+        caller.police(pid, &handle, present(self).as_ref(), &terms)?;
+        let terms = self.effective(id).unwrap_or(terms);
         let before = self.kernel.process(pid);
         self.kernel.set_process(pid, Some(id))?;
         match inherited::bind(handle.as_fd(), pid, self.options.field, id, &terms) {
@@ -293,20 +368,87 @@ impl Daemon {
             policy: id,
             mark: self.options.field.mark(id.get()),
             notices,
+            resolvers: self.resolvers(&terms),
+            search: self.search_domains(&terms),
         })
     }
 
+    /// Who has brought a tunnel up, if it was not root.
+    pub(crate) fn owner(&self, name: &TunnelName) -> Option<u32> {
+        self.owners.get(name).copied()
+    }
+
+    /// Whether the caller may use these terms at all.
+    pub(crate) fn judge(&self, caller: &Caller, terms: &Terms) -> Result<(), Error> {
+        let is_new = !self.policies.values().any(|it| it == terms);
+        caller.use_of(terms, |name| self.owner(name), self.policies.len(), is_new)
+    }
+
+    /// Refuses terms that would say the opposite of what they say.
+    pub(crate) fn require_sane(terms: &Terms) -> Result<(), Error> {
+        match terms.lan.iter().find(|prefix| prefix.prefix_len() == 0) {
+            Some(prefix) => Err(Error::Everything { prefix: *prefix }),
+            None => Ok(()),
+        }
+    }
+
+    /// Terms as they can be put in force, with the interfaces of tunnels that the configuration names, each taken
+    /// up; and what a user should know of them.
+    pub(crate) async fn ready(
+        &mut self,
+        caller: &Caller,
+        terms: Terms,
+    ) -> Result<(Terms, Vec<String>), Error> {
+        let terms = self.configured.resolve(terms);
+        self.judge(caller, &terms)?;
+        let mut taken_up = false;
+        for name in terms.tunnels() {
+            taken_up |= self.take_up(name)?;
+        }
+        if taken_up {
+            self.restore_tunnels().await;
+            self.enforce().await?;
+        }
+        let mut notices = Vec::new();
+        for name in terms.tunnels() {
+            let status = self.tunnel_status(name).await?;
+            if status.state != TunnelState::Up {
+                notices.push(format!(
+                    "tunnel `{name}` is not up; the program is silent until it is"
+                ));
+            } else if status.addresses.is_empty() {
+                notices.push(format!(
+                    "tunnel `{name}` has no address; nothing can go through it"
+                ));
+            }
+        }
+        if notices.len() < terms.tunnels().count() {
+            // Another one stands in.
+            notices.clear();
+        }
+        self.check_resolvers(&terms)?;
+        notices.extend(self.open_sockets(&terms));
+        Ok((terms, notices))
+    }
+
     /// The policy with these terms; a new one is in force before it is returned.
-    async fn policy(&mut self, terms: Terms) -> Result<PolicyId, Error> {
-        if let Some((id, _)) = self.policies.iter().find(|(_, it)| **it == terms) {
+    pub(crate) async fn policy(&mut self, terms: Terms) -> Result<PolicyId, Error> {
+        // Those of rules change when the rules do; what was asked for by hand does not.
+        let made = &self.configured.assigned.made;
+        let mut asked = self.policies.iter().filter(|(id, _)| !made.contains(id));
+        if let Some((id, _)) = asked.find(|(_, it)| **it == terms) {
             return Ok(*id);
         }
-        let free = (1..=u8::MAX)
-            .filter_map(std::num::NonZeroU8::new)
-            .map(PolicyId)
-            .find(|id| !self.policies.contains_key(id))
-            .ok_or(Error::TooManyPolicies)?;
+        let free = match self.free_number() {
+            None if self.forget_unused() > 0 => {
+                self.enforce().await?;
+                self.free_number()
+            }
+            free => free,
+        };
+        let free = free.ok_or(Error::TooManyPolicies)?;
         self.policies.insert(free, terms);
+        self.failover.choose_first(free, &self.policies);
         if let Err(error) = self.enforce().await {
             self.policies.remove(&free);
             if let Err(undo) = self.reconcile().await {
@@ -317,9 +459,19 @@ impl Daemon {
         Ok(free)
     }
 
+    fn free_number(&self) -> Option<PolicyId> {
+        (1..=u8::MAX)
+            .filter_map(std::num::NonZeroU8::new)
+            .map(PolicyId)
+            .find(|id| !self.policies.contains_key(id))
+    }
+
     /// Answers a change in the network that somebody else made; returns when to try again, if need be.
     async fn heal(&mut self) -> Option<time::Instant> {
         let restored = self.restore_tunnels().await;
+        if self.has_choice() {
+            self.look_at_tunnels().await;
+        }
         let reconciled = self.reconcile().await;
         if let Err(error) = &reconciled {
             let error = error.refusal();
@@ -334,7 +486,7 @@ impl Daemon {
     /// Whether the last job has ended: no policed process lives and nobody asked for a tunnel to stay.
     fn is_idle(&mut self) -> bool {
         let asked = |tunnel: &Tunnel| tunnel.request.lifetime == Lifetime::UntilDown;
-        if self.tunnels.values().any(asked) {
+        if self.tunnels.values().any(asked) || self.configured.has_rules() {
             return false;
         }
         if !self.had_job && self.started.elapsed() < FIRST_JOB {
@@ -347,6 +499,12 @@ impl Daemon {
         if !deserted {
             self.deserted = None;
             return false;
+        }
+        if self.keeps_connections {
+            self.keeps_connections = socket::has_connections(self.options.field).unwrap_or(false);
+            if self.keeps_connections {
+                return false;
+            }
         }
         let since = *self.deserted.get_or_insert_with(Instant::now);
         since.elapsed() > LAST_WORDS
@@ -366,8 +524,8 @@ impl Daemon {
             return Ok(true);
         }
         let stays = |id: &PolicyId| {
-            let tunnel = self.policies.get(id).and_then(tunnel_of);
-            tunnel.is_some_and(|name| !self.tunnels.contains_key(name))
+            let mut tunnels = self.policies.get(id).into_iter().flat_map(Terms::tunnels);
+            tunnels.any(|name| !self.tunnels.contains_key(name))
         };
         Ok(self.policies.keys().any(stays) && socket::policies(field)?.iter().any(stays))
     }
@@ -379,13 +537,14 @@ impl Daemon {
     }
 
     /// Keeps for the next daemon what this one knows.
-    fn save(&self) -> Result<(), Error> {
+    pub(crate) fn save(&self) -> Result<(), Error> {
         let record = Record {
             version: record::VERSION,
             mark_shift: self.options.field.shift(),
             netns: namespace()?,
             policies: self.policies(),
             tunnels: self.tunnels.values().map(|it| it.request.clone()).collect(),
+            config: self.configured.kept(),
             sysctls: self.netlink.originals().clone(),
         };
         Ok(record.write(&self.options.state.record())?)
@@ -400,9 +559,21 @@ impl Daemon {
         policies.collect()
     }
 
+    /// Every policy with what it says at this moment.
+    pub(crate) fn in_force(&self) -> Vec<Policy> {
+        let policies = self.policies.keys().filter_map(|id| {
+            let terms = self.effective(*id)?;
+            Some(Policy { id: *id, terms })
+        });
+        policies.collect()
+    }
+
     /// Ends without taking anything back.
     fn leave(self) -> Result<(), Error> {
         self.save()?;
+        if self.options.socket_of == SocketOf::Service {
+            return Ok(());
+        }
         remove_socket(&self.options.socket).map_err(|source| Error::Socket {
             path: self.options.socket.clone(),
             source,
@@ -420,9 +591,20 @@ impl Daemon {
             })?;
             removed.tunnels.push(name);
         }
-        self.options.state.clear(&self.options.socket)?;
+        match self.options.socket_of {
+            SocketOf::Daemon => self.options.state.clear(&self.options.socket)?,
+            SocketOf::Service => self.options.state.clear_beside_socket()?,
+        }
         info!(?removed, "took everything back");
         Ok(removed)
+    }
+}
+
+/// The next time that the service manager wants to hear of us, if ever.
+async fn turn(watchdog: &mut Option<time::Interval>) {
+    match watchdog {
+        Some(interval) => drop(interval.tick().await),
+        None => pending().await,
     }
 }
 
@@ -438,19 +620,4 @@ fn namespace() -> Result<u64, Error> {
     let file = Path::new("/proc/thread-self/ns/net");
     let metadata = file.metadata().map_err(Error::Namespace)?;
     Ok(metadata.ino())
-}
-
-/// A handle on the process, which its number can lose to another one.
-fn process(pid: u32) -> Result<OwnedFd, Error> {
-    i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
-        .ok_or(Error::NoProcess)
-}
-
-/// Whether the process behind the handle has ended: then the handle is readable, as `pidfd_open(2)` says.
-fn has_ended(handle: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(handle, PollFlags::IN)];
-    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }

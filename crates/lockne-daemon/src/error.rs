@@ -1,15 +1,18 @@
 //! Why the daemon cannot do what was asked.
 
-use std::{io, path::PathBuf};
+use std::{io, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use lockne_core::{
     api::Refusal,
+    permission::Denied,
     tunnel::{NameError, TunnelName},
     wgquick,
 };
 
-use crate::{inherited, kernel, record, route, state_dir, wireguard};
+use crate::{
+    attach::TargetError, config, inherited, kernel, record, route, rules, state_dir, wireguard,
+};
 
 /// Why the daemon cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -122,11 +125,23 @@ pub enum Error {
     /// The sockets of a process cannot be bound to its policy.
     #[error("cannot bind the sockets that the program has open")]
     Inherited(#[from] inherited::Error),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Configuration(config::Error),
+    /// Rules cannot be applied.
+    #[error("cannot bring the rules into force")]
+    Rules(#[from] rules::Error),
+    /// Nothing can be sent to see whether a tunnel works.
+    #[error("cannot ping through a tunnel")]
+    Ping(#[source] io::Error),
     /// Marked connections cannot be cut.
     #[error("cannot cut the connections of policed programs")]
     Cut(#[source] io::Error),
+    /// A program that runs cannot be moved.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// Only 255 policies fit into the mark.
-    #[error("all 255 policies are taken")]
+    #[error("all 255 policies are in use")]
     TooManyPolicies,
     /// A prefix past the tunnel is everything.
     #[error("{prefix} past the tunnel is everything, so the tunnel would carry nothing")]
@@ -134,14 +149,54 @@ pub enum Error {
         /// The prefix.
         prefix: IpNet,
     },
+    /// A resolver on this machine asks on outside of the tunnel.
+    #[error("the resolver {address} is on this machine, and would ask on outside of the tunnel")]
+    ResolverHere {
+        /// The resolver.
+        address: IpAddr,
+    },
+    /// A resolver would be asked past the tunnel.
+    #[error("the resolver {address} is in {prefix}, so it would be asked past the tunnel")]
+    ResolverInLan {
+        /// The resolver.
+        address: IpAddr,
+        /// The prefix past the tunnel.
+        prefix: IpNet,
+    },
     /// The process that asked is gone, or not one we see.
     #[error("the process that asks cannot be seen from here")]
     NoProcess,
     /// The asker may not.
-    #[error("user {uid} may not use this lockne")]
-    NotAllowed {
+    #[error("user {} {denied}", user(*uid))]
+    Denied {
         /// Who asked.
         uid: u32,
+        /// What is not granted.
+        denied: Denied,
+    },
+    /// The process is not wholly the asker's.
+    #[error("process {pid} is not wholly user {}'s own", user(*uid))]
+    NotOwn {
+        /// Who asked.
+        uid: u32,
+        /// The process.
+        pid: u32,
+    },
+    /// The process is in another network namespace.
+    #[error("process {pid} is in another network namespace than the daemon, where no policy holds")]
+    ElsewhereProcess {
+        /// The process.
+        pid: u32,
+    },
+    /// The asker has had his share.
+    #[error("there are {limit} {what}, and user {} gets no more", user(*uid))]
+    Quota {
+        /// Who asked.
+        uid: u32,
+        /// Of what.
+        what: &'static str,
+        /// How many there can be.
+        limit: usize,
     },
     /// The request makes no sense.
     #[error("bad request: {0}")]
@@ -162,6 +217,7 @@ impl Error {
             ),
             Self::Kernel(error) => error.hint().map(ToOwned::to_owned),
             Self::Inherited(error) => error.hint().map(ToOwned::to_owned),
+            Self::Target(error) => error.hint().map(ToOwned::to_owned),
             Self::Route(error) => error.hint().map(ToOwned::to_owned),
             Self::Socket { .. } => Some("give another path with `--socket`".to_owned()),
             Self::StateDir(state_dir::Error::Path { source, .. })
@@ -180,6 +236,11 @@ impl Error {
             )),
             Self::OtherNamespace { .. } => {
                 Some("give this one another --state-dir, or run it in that namespace".to_owned())
+            }
+            Self::Record(record::Error::Read { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Some("run it with sudo".to_owned())
             }
             Self::Record(_) => Some(
                 "`lockne down` takes everything back; then start again from a clean state"
@@ -200,11 +261,39 @@ impl Error {
                 "take it down with `lockne tunnel down {name}`, or give the new one a `--name`"
             )),
             Self::NotOurs { .. } => Some("take it down with what made it".to_owned()),
-            Self::NotAllowed { .. } => Some("run it with sudo".to_owned()),
+            Self::Denied { denied, .. } => Some(match denied {
+                Denied::Switch => {
+                    "it keeps the policy it has; start the program anew from outside of it".to_owned()
+                }
+                Denied::Tunnels => {
+                    "use a tunnel that the administrator has given you, `--via NAME`, or run it with sudo"
+                        .to_owned()
+                }
+                _ => match denied.remedy() {
+                    Some(place) => format!(
+                        "an administrator can add the user to {place} in /etc/lockne/lockne.toml; or run it with sudo"
+                    ),
+                    None => "run it with sudo".to_owned(),
+                },
+            }),
+            Self::NotOwn { .. } => Some(
+                "a program that has rights of its own, such as a setuid one, is for root to police".to_owned(),
+            ),
+            Self::ElsewhereProcess { .. } => {
+                Some("run a daemon in that namespace, with another --state-dir".to_owned())
+            }
+            Self::Quota { .. } => Some("`sudo lockne down` frees them, together with their programs".to_owned()),
             Self::TooManyPolicies => {
-                Some("`lockne down` frees them, together with their programs".to_owned())
+                Some("at most 255 can have programs or connections at the same time; end some".to_owned())
             }
             Self::Everything { .. } => Some("use `--direct`".to_owned()),
+            Self::ResolverHere { .. } => Some(
+                "name the one behind the tunnel; policed programs ask it in place of any other"
+                    .to_owned(),
+            ),
+            Self::ResolverInLan { .. } => {
+                Some("give `--lan` a smaller prefix, or `--dns` another resolver".to_owned())
+            }
             Self::NoProcess => Some(
                 "client and daemon must see the same process ids: run both in the same pid namespace"
                     .to_owned(),
@@ -228,6 +317,14 @@ impl Error {
             hint: self.hint(),
         }
     }
+}
+
+/// A user as people know one.
+fn user(uid: u32) -> String {
+    uzers::get_user_by_uid(uid).map_or_else(
+        || uid.to_string(),
+        |user| format!("`{}`", user.name().display()),
+    )
 }
 
 /// The name that was probably meant.

@@ -38,6 +38,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The kernel does not list its sockets, or does not cut one.
+    #[error("cannot list the sockets of this machine, or cut one")]
+    Listing(#[source] io::Error),
     /// A socket of the process cannot be marked, or not be cut.
     #[error("cannot bind descriptor {number} of process {pid} to the policy")]
     Bind {
@@ -58,7 +61,7 @@ impl Error {
             Self::List { .. } | Self::Take { .. } => {
                 Some("the daemon needs CAP_SYS_PTRACE to reach the sockets of other processes")
             }
-            Self::Bind { .. } => None,
+            Self::Bind { .. } | Self::Listing(_) => None,
         }
     }
 }

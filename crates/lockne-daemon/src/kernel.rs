@@ -4,22 +4,26 @@
 //! them, and at no time in between is a socket unmarked or a packet unguarded.
 
 mod bpffs;
-mod btf;
-mod cgroup;
+pub(crate) mod btf;
+pub(crate) mod cgroup;
 mod error;
+mod feature;
 mod hook;
 mod namespace;
 mod object;
 mod process;
 mod reading;
 mod remove;
+mod rules;
 mod stamp;
-mod sys;
+pub(crate) mod sys;
+mod unix;
 
 use std::{
     collections::BTreeSet,
     net::IpAddr,
     ops::Deref,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
@@ -28,12 +32,14 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
 };
 use ipnet::IpNet;
-use lockne_abi::{LanKey, MAX_LAN_PREFIXES, MarkField, Policy, name};
+use lockne_abi::{LanKey, MAX_LAN_PREFIXES, MarkField, Member, Policy, Resolvers, name};
 use lockne_core::policy::PolicyId;
 
 use self::stamp::Device;
-pub use self::{error::Error, reading::Reading, remove::Removed, stamp::Classifier};
-pub(crate) use self::{namespace::cookie_of, stamp::name_of};
+pub use self::{
+    error::Error, feature::Feature, reading::Reading, remove::Removed, stamp::Classifier,
+};
+pub(crate) use self::{namespace::cookie_of, rules::Sheet, stamp::name_of};
 
 /// The kernel programs and what they know.
 pub struct Kernel {
@@ -44,6 +50,9 @@ pub struct Kernel {
     policies: Array<MapData, Policy>,
     lan: LpmTrie<MapData, LanKey, u8>,
     devices: HashMap<MapData, u32, u32>,
+    resolvers: Array<MapData, Resolvers>,
+    missing: Vec<Feature>,
+    rules: rules::Maps,
 }
 
 impl Kernel {
@@ -73,11 +82,21 @@ impl Kernel {
 
     fn load(pins: &Path, field: MarkField) -> Result<Self, Error> {
         let mut ebpf = object::load(pins, field)?;
+        let unix = unix::load(&ebpf, pins);
         let overflow = take(&mut ebpf, name::OVERFLOW)?;
         let policies = take(&mut ebpf, name::POLICIES)?;
         let lan = take(&mut ebpf, name::LAN)?;
         let devices = take(&mut ebpf, name::DEVICES)?;
+        let resolvers = take(&mut ebpf, name::RESOLVERS)?;
+        let rules = rules::Maps::take(&mut ebpf)?;
         hook::attach(&ebpf, pins)?;
+        let missing = match unix.and_then(|program| unix::attach(&program, pins)) {
+            Ok(()) => Vec::new(),
+            Err(error) => {
+                tracing::info!(%error, "without the hook on Unix sockets");
+                vec![Feature::UnixSockets]
+            }
+        };
         Ok(Self {
             pins: pins.to_owned(),
             ebpf,
@@ -86,7 +105,16 @@ impl Kernel {
             policies,
             lan,
             devices,
+            resolvers,
+            missing,
+            rules,
         })
+    }
+
+    /// What this kernel cannot do, so that something is open which is closed elsewhere.
+    #[must_use]
+    pub fn missing(&self) -> &[Feature] {
+        &self.missing
     }
 
     /// Whether programs are pinned below `pins`.
@@ -126,6 +154,17 @@ impl Kernel {
             .map_err(Error::map(name::POLICIES))
     }
 
+    /// Shuts policy `id`, which nothing uses any more, so that its number can be another's.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn forget(&mut self, id: PolicyId) -> Result<(), Error> {
+        self.set_policy(id, Policy::BLOCK)?;
+        self.reading.reset_counters(id)?;
+        self.set_lan(id, &BTreeSet::new())
+    }
+
     /// Says which prefixes policy `id` reaches past its tunnel.
     ///
     /// # Errors
@@ -162,16 +201,63 @@ impl Kernel {
         Ok(())
     }
 
-    /// Puts a process with all its threads under a policy, or under none. Its children to come inherit
-    /// that; sockets it has already are marked when it next connects or sends with them.
+    /// Says whom programs under policy `id` ask for names.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn set_resolvers(&mut self, id: PolicyId, resolvers: Resolvers) -> Result<(), Error> {
+        self.resolvers
+            .set(id.get().into(), resolvers, 0)
+            .map_err(Error::map(name::RESOLVERS))
+    }
+
+    /// Puts a process with all its threads under a policy that was chosen for it, or under none. Its children
+    /// to come inherit that, and rules do not change it; without a policy, rules decide at its next exec. Sockets it
+    /// has already are marked when it next connects or sends with them.
     ///
     /// # Errors
     ///
     /// If there is no such process, or its id is beyond what could be one at load.
     pub fn set_process(&mut self, pid: u32, policy: Option<PolicyId>) -> Result<(), Error> {
+        let member = policy.map_or(Member::FREE, |id| Member::chosen(id.get()));
+        self.reading.processes.set(pid, member)
+    }
+
+    /// Frees a process for good: neither it nor its children are given a policy by a rule.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_process`](Self::set_process).
+    pub fn exempt(&mut self, pid: u32) -> Result<(), Error> {
+        self.reading.processes.set(pid, Member::chosen(0))
+    }
+
+    /// Gives a process a policy by a rule, unless it has another one than `from` by now or one that was
+    /// chosen by hand; says whether it did.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_process`](Self::set_process).
+    pub(crate) fn set_by_rule(
+        &mut self,
+        pid: u32,
+        from: Option<PolicyId>,
+        to: Option<PolicyId>,
+    ) -> Result<bool, Error> {
+        let member = |id: Option<PolicyId>| Member::by_rule(id.map_or(0, PolicyId::get));
         self.reading
             .processes
-            .set(pid, policy.map_or(0, PolicyId::get))
+            .exchange(pid, member(from), member(to))
+    }
+
+    /// Puts a whole set of rules in the place of the one before, at once.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses; the rules before stay in force then.
+    pub(crate) fn set_rules(&mut self, sheet: &Sheet) -> Result<(), Error> {
+        self.rules.replace(sheet)
     }
 
     /// Whether a child of a policed process could not be recorded, because `kernel.pid_max` was
@@ -257,6 +343,26 @@ impl Kernel {
             .map_err(Error::map(name::DEVICES))?;
         stamp::attach_clsact(&mut self.ebpf, device)
     }
+}
+
+/// Whether the kernel tells the cookie of a network namespace.
+pub(crate) fn has_netns_cookie() -> bool {
+    namespace::Netns::current().is_ok()
+}
+
+/// The hooks at the root of the cgroups where somebody's program allows none beside it, by the name of our program
+/// there; `None` if that cannot be seen, as by users other than root.
+pub(crate) fn exclusive_hooks() -> Option<Vec<String>> {
+    let root = cgroup::root().ok()?;
+    let mut exclusive = Vec::new();
+    for (name, hook) in hook::HOOKS {
+        if let Some(hook) = hook
+            && sys::is_exclusive(root.as_fd(), hook).ok()?
+        {
+            exclusive.push(name.to_owned());
+        }
+    }
+    Some(exclusive)
 }
 
 /// What can be read of it, can be read without it too.

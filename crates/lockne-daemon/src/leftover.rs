@@ -45,6 +45,7 @@ pub fn status(state: &StateDir) -> Result<Option<Status>, Error> {
         })
         .collect::<Result<_, _>>()?;
     Ok(Some(Status {
+        config: None,
         daemon: DaemonStatus::Gone,
         state_dir: state.path().to_owned(),
         mark_mask: field.mask(),

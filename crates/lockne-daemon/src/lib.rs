@@ -1,19 +1,35 @@
 //! How it is made true: the only crate that changes the system.
 
+mod attach;
+mod authority;
+pub mod config;
+mod configured;
+mod connection;
 mod daemon;
+mod dns;
+pub mod doctor;
 mod error;
+mod explain;
+mod failover;
 pub mod inherited;
 pub mod kernel;
 pub mod leftover;
+pub mod observe;
+mod peer;
+mod ping;
+mod privilege;
 pub mod ready;
 mod reconcile;
 mod record;
 pub mod route;
+pub mod rules;
 mod server;
+mod service;
 pub mod socket;
 pub mod state_dir;
 mod status;
 mod tunnels;
+mod watch;
 pub mod wireguard;
 
 use std::{
@@ -21,9 +37,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lockne_core::api::Lifetime;
+use lockne_core::{api::Lifetime, permission::Permissions};
 use tokio::runtime;
 
+pub use attach::TargetError;
 pub use error::Error;
 pub use lockne_abi::MarkField;
 
@@ -40,10 +57,26 @@ pub struct Options {
     pub state: StateDir,
     /// Where it serves its clients.
     pub socket: PathBuf,
+    /// Whose that socket is.
+    pub socket_of: SocketOf,
     /// The bits of the mark that carry the policy.
     pub field: MarkField,
     /// Whether it ends with its last job.
     pub lifetime: Lifetime,
+    /// Its configuration; `None` for the one that an earlier daemon had, if any.
+    pub config: Option<config::Files>,
+    /// What users other than root may ask for.
+    pub permissions: Permissions,
+}
+
+/// Whose a control socket is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SocketOf {
+    /// The daemon's: it makes it and takes it away.
+    #[default]
+    Daemon,
+    /// The service manager's, which goes on listening when the daemon has ended.
+    Service,
 }
 
 /// How long a new daemon waits for one that is just ending.
@@ -84,6 +117,7 @@ fn close_inherited() {
 }
 
 async fn run(options: Options, announce: Announce) -> Result<(), Error> {
+    privilege::keep_needed();
     options.state.create()?;
     let Some(lock) = own(&options).await? else {
         announce.say(&Ready::Serving);
@@ -91,17 +125,31 @@ async fn run(options: Options, announce: Announce) -> Result<(), Error> {
     };
     // Before the kernel is touched: a path that cannot be a socket changes nothing.
     let socket = options.socket.clone();
-    let listener = server::bind(&socket).map_err(|source| Error::Socket {
-        path: socket.clone(),
-        source,
-    })?;
+    let handed = service::listener(&socket).transpose();
+    let lends = handed.is_some();
+    let listener = handed
+        .unwrap_or_else(|| server::bind(&socket))
+        .map_err(|source| Error::Socket {
+            path: socket.clone(),
+            source,
+        })?;
+    let options = Options {
+        socket_of: if lends {
+            SocketOf::Service
+        } else {
+            options.socket_of
+        },
+        ..options
+    };
     match Daemon::start(options, lock).await {
         Ok(daemon) => {
             give_memory_back();
             daemon.serve(listener, announce).await
         }
         Err(error) => {
-            let _not_there = state_dir::remove_socket(&socket);
+            if !lends {
+                let _not_there = state_dir::remove_socket(&socket);
+            }
             Err(error)
         }
     }

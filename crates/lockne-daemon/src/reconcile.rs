@@ -27,14 +27,16 @@ impl Daemon {
             .map(|(name, link)| (name.clone(), self.plan_tunnel(name, link)))
             .collect();
         let field = self.options.field;
-        let desired = plan::Desired::new(field, &observed.families, &self.policies(), &tunnels)
+        let policies = self.in_force();
+        let desired = plan::Desired::new(field, &observed.families, &policies, &tunnels)
             .before(observed.first_foreign);
         for (id, guard) in &desired.devices {
             self.kernel.set_policy(*id, *guard)?;
         }
-        for (id, terms) in &self.policies {
-            self.kernel.set_lan(*id, &terms.lan)?;
+        for policy in &policies {
+            self.kernel.set_lan(policy.id, &policy.terms.lan)?;
         }
+        self.direct_questions(&observed.links)?;
         let stamped = self.stamp(&desired.stamps, &observed.links);
         let steps = plan::diff(&desired, &observed);
         for step in &steps {
@@ -80,7 +82,7 @@ impl Daemon {
 
     /// Every tunnel that a policy names or that lockne brought up.
     pub(crate) fn names(&self) -> BTreeSet<TunnelName> {
-        let named = self.policies.values().filter_map(tunnel_of).cloned();
+        let named = self.policies.values().flat_map(Terms::tunnels).cloned();
         self.tunnels.keys().cloned().chain(named).collect()
     }
 

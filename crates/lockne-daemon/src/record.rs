@@ -12,6 +12,8 @@ use lockne_abi::MarkField;
 use lockne_core::{api::TunnelUp, plan::Sysctl, policy::Policy};
 use serde::{Deserialize, Serialize};
 
+use crate::configured::Kept;
+
 /// The record. It holds private keys, so only root may read it, and it lies on a tmpfs by default.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -25,6 +27,9 @@ pub(crate) struct Record {
     pub policies: Vec<Policy>,
     /// Tunnels that lockne brought up.
     pub tunnels: Vec<TunnelUp>,
+    /// The configuration in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Kept>,
     /// Settings that were changed, with the value they had.
     pub sysctls: BTreeMap<Sysctl, i32>,
 }

@@ -5,6 +5,7 @@
 
 mod error;
 mod interface;
+mod lookup;
 mod message;
 mod observe;
 pub mod sysctl;
@@ -18,7 +19,7 @@ use rtnetlink::{Handle, packet_route::rule::RuleMessage};
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
-pub use self::{error::Error, watch::Change};
+pub use self::{error::Error, lookup::Way, watch::Change};
 
 /// A connection to the kernel's routing.
 #[derive(Debug)]
@@ -220,6 +221,11 @@ impl Drop for Netlink {
     fn drop(&mut self) {
         self.connection.abort();
     }
+}
+
+/// Whether this kernel has IPv6 at all.
+pub(crate) fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/sys/net/ipv6").exists()
 }
 
 /// Gives `sysctl` its value from before, unless it went with its interface.

@@ -1,4 +1,4 @@
-//! The control socket: HTTP and JSON for whoever may ask.
+//! The control socket: HTTP and JSON for everybody; [`authority`](crate::authority) says who may ask for what.
 //!
 //! Each request becomes a [`Command`] for the one loop that owns all state, and waits for its answer.
 
@@ -14,7 +14,7 @@ use axum::{
     Extension, Json, Router,
     extract::{
         DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State,
-        rejection::JsonRejection,
+        rejection::{JsonRejection, PathRejection},
     },
     http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
@@ -28,19 +28,29 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use lockne_core::{
-    api::{Refusal, Removed, Run, Running, Status, TunnelDown, TunnelKind, TunnelStatus, TunnelUp},
+    api::{
+        Attach, Detach, Explanation, Moved, Refusal, Removed, Run, Running, Status, TunnelDown,
+        TunnelKind, TunnelStatus, TunnelUp,
+    },
     tunnel::TunnelName,
     wgquick::Config,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::UnixListener,
     sync::{mpsc, oneshot},
     time,
 };
 use tracing::debug;
 
-use crate::{error::Error, state_dir::remove_socket, wireguard::Wireguard};
+use crate::{
+    authority::{Authority, Caller},
+    connection::{self, Connections},
+    error::Error,
+    peer::Peer,
+    state_dir::remove_socket,
+    wireguard::Wireguard,
+};
 
 /// No request needs more; a wg-quick file with a thousand peers has 200 KiB.
 const MAX_BODY: usize = 1 << 20;
@@ -53,37 +63,16 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// What a client wants of the daemon.
 pub(crate) enum Command {
-    Status(Reply<Status>),
-    Run(Peer, Run, Reply<Running>),
-    TunnelUp(TunnelUp, Reply<TunnelStatus>),
-    TunnelDown(TunnelName, Reply<TunnelDown>),
-    Tunnels(Reply<Vec<TunnelStatus>>),
-    Tunnel(TunnelName, Reply<TunnelStatus>),
+    Status(Caller, Reply<Status>),
+    Run(Caller, Run, Reply<Running>),
+    Explain(u32, Reply<Explanation>),
+    Attach(Caller, Attach, Reply<Moved>),
+    Detach(Caller, Detach, Reply<Moved>),
+    TunnelUp(Caller, TunnelUp, Reply<TunnelStatus>),
+    TunnelDown(Caller, TunnelName, Reply<TunnelDown>),
+    Tunnels(Caller, Reply<Vec<TunnelStatus>>),
+    Tunnel(Caller, TunnelName, Reply<TunnelStatus>),
     Down(Reply<Removed>),
-}
-
-/// Who asks, as the kernel says it (`SO_PEERCRED`).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer {
-    /// The process, in our pid namespace; `None` if it is in none that we see.
-    pub(crate) pid: Option<u32>,
-    /// Its effective user.
-    pub(crate) uid: u32,
-}
-
-impl Peer {
-    fn of(stream: &UnixStream) -> Self {
-        let Ok(credentials) = stream.peer_cred() else {
-            return Self {
-                pid: None,
-                uid: u32::MAX,
-            };
-        };
-        Self {
-            pid: credentials.pid().and_then(|pid| u32::try_from(pid).ok()),
-            uid: credentials.uid(),
-        }
-    }
 }
 
 /// Makes the socket, in place of one that a dead daemon left.
@@ -102,7 +91,8 @@ pub(crate) fn bind(path: &FilePath) -> io::Result<UnixListener> {
         _ => remove_socket(path)?,
     }
     let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    // Everybody may connect; what one may do is decided for each request.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
     Ok(listener)
 }
 
@@ -110,31 +100,43 @@ pub(crate) fn bind(path: &FilePath) -> io::Result<UnixListener> {
 pub(crate) async fn serve(
     mut listener: UnixListener,
     commands: mpsc::Sender<Command>,
+    authority: Authority,
     stop: impl Future,
 ) {
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/run", post(run))
+        .route("/v1/processes/{pid}", get(explain))
+        .route("/v1/attach", post(attach))
+        .route("/v1/detach", post(detach))
         .route("/v1/tunnels", get(tunnels).post(tunnel_up))
         .route("/v1/tunnels/{name}", get(tunnel).delete(tunnel_down))
         .route("/v1/down", post(down))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_path)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(Extension(authority))
         .with_state(commands);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     let connections = GracefulShutdown::new();
+    let seats = Connections::default();
     let mut stop = pin!(stop);
     loop {
         tokio::select! {
             // Waits and tries again where the system has no room for a connection.
             (stream, _) = Listener::accept(&mut listener) => {
-                let service = router.clone().layer(Extension(Peer::of(&stream)));
+                let peer = Peer::of(&stream);
+                let Some(seat) = seats.seat(peer.uid) else {
+                    connection::turn_away(&stream);
+                    continue;
+                };
+                let service = router.clone().layer(Extension(peer));
                 let connection = connections.watch(
                     http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)),
                 );
                 tokio::spawn(async move {
+                    let _seat = seat;
                     if let Err(error) = connection.await {
                         debug!(%error, "a client's connection broke");
                     }
@@ -150,53 +152,95 @@ pub(crate) async fn serve(
 type Commands = State<mpsc::Sender<Command>>;
 type Answer<T> = Result<Json<T>, Error>;
 
-async fn status(State(commands): Commands, asker: Asker) -> Answer<Status> {
-    asker.allowed()?;
-    ask(&commands, Command::Status).await
+async fn status(State(commands): Commands, Asker(caller): Asker) -> Answer<Status> {
+    ask(&commands, |reply| Command::Status(caller, reply)).await
 }
 
-async fn run(State(commands): Commands, asker: Asker, Body(request): Body<Run>) -> Answer<Running> {
-    let peer = asker.allowed()?;
-    let permit = match &request.tunnel {
-        Some(tunnel) => checked(&commands, tunnel).await?,
-        None => reserve(&commands).await?,
-    };
-    answer(permit, |reply| Command::Run(peer, request, reply)).await
+async fn run(
+    State(commands): Commands,
+    Asker(caller): Asker,
+    Body(request): Body<Run>,
+) -> Answer<Running> {
+    let permit = with_tunnel(&commands, &caller, request.tunnel.as_ref()).await?;
+    answer(permit, |reply| Command::Run(caller, request, reply)).await
 }
 
-async fn tunnels(State(commands): Commands, asker: Asker) -> Answer<Vec<TunnelStatus>> {
-    asker.allowed()?;
-    ask(&commands, Command::Tunnels).await
+async fn explain(
+    State(commands): Commands,
+    Asker(caller): Asker,
+    pid: Result<Path<u32>, PathRejection>,
+) -> Answer<Explanation> {
+    caller.root()?;
+    let Path(pid) = pid.map_err(|rejection| Error::BadRequest(rejection.body_text()))?;
+    ask(&commands, |reply| Command::Explain(pid, reply)).await
+}
+
+async fn attach(
+    State(commands): Commands,
+    Asker(caller): Asker,
+    Body(request): Body<Attach>,
+) -> Answer<Moved> {
+    caller.root()?;
+    let permit = with_tunnel(&commands, &caller, request.tunnel.as_ref()).await?;
+    answer(permit, |reply| Command::Attach(caller, request, reply)).await
+}
+
+async fn detach(
+    State(commands): Commands,
+    Asker(caller): Asker,
+    Body(request): Body<Detach>,
+) -> Answer<Moved> {
+    caller.root()?;
+    ask(&commands, |reply| Command::Detach(caller, request, reply)).await
+}
+
+async fn tunnels(State(commands): Commands, Asker(caller): Asker) -> Answer<Vec<TunnelStatus>> {
+    ask(&commands, |reply| Command::Tunnels(caller, reply)).await
 }
 
 async fn tunnel(
     State(commands): Commands,
-    asker: Asker,
+    Asker(caller): Asker,
     Named(name): Named,
 ) -> Answer<TunnelStatus> {
-    asker.allowed()?;
-    ask(&commands, |reply| Command::Tunnel(name, reply)).await
+    ask(&commands, |reply| Command::Tunnel(caller, name, reply)).await
 }
 
 async fn tunnel_up(
     State(commands): Commands,
-    asker: Asker,
+    Asker(caller): Asker,
     Body(request): Body<TunnelUp>,
 ) -> Answer<TunnelStatus> {
-    asker.allowed()?;
-    let permit = checked(&commands, &request).await?;
-    answer(permit, |reply| Command::TunnelUp(request, reply)).await
+    let permit = checked(&commands, &caller, &request).await?;
+    answer(permit, |reply| Command::TunnelUp(caller, request, reply)).await
 }
 
 type Permit = mpsc::OwnedPermit<Command>;
+
+/// A place in the queue, for a request that may bring a tunnel along.
+async fn with_tunnel(
+    commands: &mpsc::Sender<Command>,
+    caller: &Caller,
+    tunnel: Option<&TunnelUp>,
+) -> Result<Permit, Error> {
+    match tunnel {
+        Some(tunnel) => checked(commands, caller, tunnel).await,
+        None => reserve(commands).await,
+    }
+}
 
 /// Tries what a new tunnel may have to wait long for.
 ///
 /// A resolver that is silent keeps this request waiting, not the loop; and while the permit is held,
 /// the loop knows that somebody waits.
-async fn checked(commands: &mpsc::Sender<Command>, request: &TunnelUp) -> Result<Permit, Error> {
+async fn checked(
+    commands: &mpsc::Sender<Command>,
+    caller: &Caller,
+    request: &TunnelUp,
+) -> Result<Permit, Error> {
+    caller.tunnel_up(request)?;
     let known = ask(commands, |reply| {
-        Command::Tunnel(request.name.clone(), reply)
+        Command::Tunnel(caller.clone(), request.name.clone(), reply)
     })
     .await;
     let permit = reserve(commands).await?;
@@ -213,11 +257,10 @@ async fn checked(commands: &mpsc::Sender<Command>, request: &TunnelUp) -> Result
 
 async fn tunnel_down(
     State(commands): Commands,
-    asker: Asker,
+    Asker(caller): Asker,
     Named(name): Named,
 ) -> Answer<TunnelDown> {
-    asker.allowed()?;
-    ask(&commands, |reply| Command::TunnelDown(name, reply)).await
+    ask(&commands, |reply| Command::TunnelDown(caller, name, reply)).await
 }
 
 async fn down(State(commands): Commands, asker: Asker) -> Answer<Removed> {
@@ -255,28 +298,25 @@ async fn answer<T: Serialize>(
 }
 
 /// The asker, before anything else is looked at.
-struct Asker(Peer);
+struct Asker(Caller);
 
 impl<S: Send + Sync> FromRequestParts<S> for Asker {
     type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
-        Extension::<Peer>::from_request_parts(parts, state)
-            .await
-            .map(|Extension(peer)| Self(peer))
-            .map_err(|_| Error::NotAllowed { uid: u32::MAX })
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
+        let extensions = &parts.extensions;
+        match (extensions.get::<Peer>(), extensions.get::<Authority>()) {
+            (Some(peer), Some(authority)) => Ok(Self(authority.judge(peer.clone()).await)),
+            _ => Err(Error::NoProcess),
+        }
     }
 }
 
 impl Asker {
-    /// Only root and the daemon's own user may ask.
+    /// What is for root only.
     fn allowed(self) -> Result<Peer, Error> {
-        let uid = self.0.uid;
-        if uid == 0 || uid == rustix::process::geteuid().as_raw() {
-            Ok(self.0)
-        } else {
-            Err(Error::NotAllowed { uid })
-        }
+        self.0.root()?;
+        Ok(self.0.peer)
     }
 }
 
@@ -320,7 +360,7 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Ending => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NotAllowed { .. } => StatusCode::FORBIDDEN,
+            Self::Denied { .. } | Self::NotOwn { .. } => StatusCode::FORBIDDEN,
             Self::UnknownTunnel { .. } => StatusCode::NOT_FOUND,
             Self::TunnelExists { .. } => StatusCode::CONFLICT,
             Self::BadRequest(_) | Self::Name(_) => StatusCode::BAD_REQUEST,

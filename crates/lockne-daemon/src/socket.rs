@@ -4,7 +4,12 @@
 //! such a segment would leave by the default route, with the tunnel's address in it. So a daemon that ends
 //! with its last job waits for them, and whoever takes the rules away cuts them first.
 
-use std::{collections::BTreeSet, io, num::NonZeroU8};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU8,
+};
 
 use lockne_abi::MarkField;
 use lockne_core::policy::PolicyId;
@@ -17,7 +22,7 @@ use netlink_packet_sock_diag::{
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
     message::SockDiagDestroy,
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use netlink_sys::{Socket, SocketAddr as Port, protocols::NETLINK_SOCK_DIAG};
 
 /// Whether a TCP connection that carries a policy in `field` has something left to send.
 ///
@@ -56,6 +61,12 @@ pub fn policies(field: MarkField) -> io::Result<BTreeSet<PolicyId>> {
     Ok(policies)
 }
 
+/// Whether a program has a connection by TCP or UDP that carries a policy in `field`.
+pub(crate) fn has_connections(field: MarkField) -> io::Result<bool> {
+    let is_kept = |it: &Listed| it.inode != 0 && it.is_connected() && field.policy(it.mark) != 0;
+    Ok(all()?.iter().any(is_kept))
+}
+
 /// Cuts every TCP connection, and every UDP socket, that carries a policy in `field`; says how many.
 ///
 /// The programs that own them see `ECONNABORTED`. The kernel answers only for the network namespace
@@ -76,6 +87,141 @@ pub fn cut_marked(field: MarkField) -> io::Result<u32> {
     Ok(cut)
 }
 
+/// A TCP or UDP socket as the kernel lists it.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    family: u8,
+    protocol: u8,
+    id: SocketId,
+    /// 0 while no program has it: it waits to be accepted, or was closed.
+    pub(crate) inode: u64,
+    pub(crate) mark: u32,
+    state: u8,
+}
+
+/// Every TCP and UDP socket of the network namespace of the calling thread.
+pub(crate) fn all() -> io::Result<Vec<Listed>> {
+    let mut all = Vec::new();
+    for family in FAMILIES {
+        for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
+            all.extend(list(family, protocol)?.into_iter().map(|it| Listed {
+                family,
+                protocol,
+                inode: it.header.inode.into(),
+                mark: mark(&it).unwrap_or_default(),
+                state: it.header.state,
+                id: it.header.socket_id,
+            }));
+        }
+    }
+    Ok(all)
+}
+
+impl Listed {
+    /// As TCP's states are called; UDP knows two of them.
+    pub(crate) fn state(&self) -> &'static str {
+        /// `include/net/tcp_states.h` of the kernel, from 1 on.
+        const STATES: [&str; 12] = [
+            "established",
+            "syn-sent",
+            "syn-received",
+            "fin-wait-1",
+            "fin-wait-2",
+            "time-wait",
+            "open",
+            "close-wait",
+            "last-ack",
+            "listen",
+            "closing",
+            "syn-received",
+        ];
+        let number = usize::from(self.state);
+        let name = number.checked_sub(1).and_then(|at| STATES.get(at));
+        name.copied().unwrap_or("unknown")
+    }
+
+    pub(crate) const fn is_tcp(&self) -> bool {
+        self.protocol == IPPROTO_TCP
+    }
+
+    pub(crate) fn is_listening(&self) -> bool {
+        self.is_tcp() && self.state() == "listen"
+    }
+
+    /// Whether it has somebody at its other end, or is about to.
+    pub(crate) fn is_connected(&self) -> bool {
+        !matches!(self.state(), "open" | "listen")
+    }
+
+    pub(crate) fn local(&self) -> SocketAddr {
+        let address = self.id.source_address.to_canonical();
+        SocketAddr::new(address, self.id.source_port)
+    }
+
+    /// Where it is connected to.
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        let address = self.id.destination_address.to_canonical();
+        self.is_connected()
+            .then(|| SocketAddr::new(address, self.id.destination_port))
+    }
+
+    /// Cuts its connection; returns whether it had one still. The program sees `ECONNABORTED`.
+    pub(crate) fn cut(&self) -> io::Result<bool> {
+        destroy(self.family, self.protocol, self.id.clone())
+    }
+}
+
+/// The policies that sockets of any kind carry, as far as the kernel lists them.
+///
+/// # Errors
+///
+/// Fails if the sockets cannot be listed.
+pub fn all_policies(field: MarkField) -> io::Result<BTreeSet<PolicyId>> {
+    /// `IPPROTO_RAW` of `linux/in.h`, which stands for all raw sockets.
+    const RAW: u8 = 255;
+    let mut policies = BTreeSet::new();
+    for family in FAMILIES {
+        for protocol in [IPPROTO_TCP, IPPROTO_UDP, RAW] {
+            let sockets = list(family, protocol)?;
+            policies.extend(sockets.iter().filter_map(|socket| policy(socket, field)));
+        }
+    }
+    Ok(policies)
+}
+
+/// Cuts every connection that carries policy `id` in `field`, but for those whose far end `stays` or is on this
+/// machine; says how many.
+///
+/// # Errors
+///
+/// As [`cut_marked`].
+pub fn cut_policy(
+    field: MarkField,
+    id: PolicyId,
+    stays: impl Fn(IpAddr) -> bool,
+) -> io::Result<u32> {
+    let mut cut = 0;
+    for family in FAMILIES {
+        for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
+            for socket in marked(family, protocol, field)? {
+                let SocketId {
+                    source_address,
+                    destination_address,
+                    destination_port,
+                    ..
+                } = socket.header.socket_id;
+                let peer = destination_address.to_canonical();
+                let is_elsewhere =
+                    destination_port != 0 && peer != source_address.to_canonical() && !stays(peer);
+                if is_elsewhere && policy(&socket, field) == Some(id) {
+                    cut += u32::from(destroy(family, protocol, socket.header.socket_id)?);
+                }
+            }
+        }
+    }
+    Ok(cut)
+}
+
 const FAMILIES: [u8; 2] = [AF_INET, AF_INET6];
 
 /// The sockets that carry a policy in `field`.
@@ -87,8 +233,12 @@ fn marked(family: u8, protocol: u8, field: MarkField) -> io::Result<Vec<InetResp
 
 /// The policy that a socket carries.
 fn policy(socket: &InetResponse, field: MarkField) -> Option<PolicyId> {
+    NonZeroU8::new(field.policy(mark(socket)?)).map(PolicyId)
+}
+
+fn mark(socket: &InetResponse) -> Option<u32> {
     socket.nlas.iter().find_map(|nla| match nla {
-        Nla::Mark(mark) => NonZeroU8::new(field.policy(*mark)).map(PolicyId),
+        Nla::Mark(mark) => Some(*mark),
         _ => None,
     })
 }
@@ -166,7 +316,7 @@ where
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     let socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+    socket.send_to(&bytes, &Port::new(0, 0), 0)?;
     Ok(socket)
 }
 

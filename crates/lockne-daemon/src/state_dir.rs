@@ -3,7 +3,9 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _},
+    os::unix::fs::{
+        DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -108,8 +110,11 @@ impl StateDir {
             .write(true)
             .create(true)
             .truncate(false)
-            .mode(0o644)
+            .mode(0o600)
             .open(&path)
+            .map_err(failed)?;
+        // Whoever can open it, can lock it and so keep every daemon out.
+        file.set_permissions(fs::Permissions::from_mode(0o600))
             .map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -134,8 +139,13 @@ impl StateDir {
     ///
     /// Fails if a file of ours cannot be removed.
     pub fn clear(&self, socket: &Path) -> Result<(), Error> {
-        // The log of a daemon that ends well has nothing to tell.
         remove_socket(socket).map_err(|source| failed(socket, source))?;
+        self.clear_beside_socket()
+    }
+
+    /// The same, where the socket is somebody else's.
+    pub(crate) fn clear_beside_socket(&self) -> Result<(), Error> {
+        // The log of a daemon that ends well has nothing to tell.
         for path in [&self.record(), &self.log(), &self.lock_file()] {
             remove_file(path).map_err(|source| failed(path, source))?;
         }

@@ -21,7 +21,10 @@ impl Daemon {
     pub(crate) async fn status(&self) -> Result<Status, Error> {
         let tunnels = self.tunnel_statuses().await?;
         let policies = self.policies.iter().map(|(id, terms)| {
-            let device = tunnel_of(terms)
+            let device = self
+                .effective(*id)
+                .as_ref()
+                .and_then(tunnel_of)
                 .and_then(|name| tunnels.iter().find(|tunnel| tunnel.name == *name))
                 .filter(|tunnel| tunnel.state == TunnelState::Up)
                 .map(|tunnel| tunnel.name.to_string());
@@ -44,6 +47,7 @@ impl Daemon {
             mark_mask: self.options.field.mask(),
             policies: policies.collect::<Result<_, Error>>()?,
             tunnels,
+            config: self.configured.status(),
         })
     }
 
@@ -126,6 +130,7 @@ pub(crate) fn policy_status(
         mark,
         table: tunnel_of(terms).map(|_| plan::table(id)),
         device,
+        resolvers: kernel.resolvers(id)?,
         processes: processes
             .into_iter()
             .map(|pid| ProcessStatus {

@@ -9,6 +9,7 @@ use tokio::task::{self, AbortHandle, JoinSet};
 use tracing::{info, warn};
 
 use crate::{
+    authority::Caller,
     daemon::Daemon,
     error::Error,
     reconcile::tunnel_of,
@@ -59,6 +60,34 @@ pub(crate) enum Restored {
 }
 
 impl Daemon {
+    /// Brings a tunnel up for somebody, who then owns it if he is not root.
+    ///
+    /// One that is up already stays whose it is.
+    pub(crate) async fn tunnel_up_for(
+        &mut self,
+        caller: &Caller,
+        request: TunnelUp,
+    ) -> Result<TunnelStatus, Error> {
+        caller.tunnel_up(&request)?;
+        let name = request.name.clone();
+        if caller.root().is_ok() {
+            return self.tunnel_up(request).await;
+        }
+        let uid = caller.peer.uid;
+        if self.tunnels.contains_key(&name) {
+            caller.see(&name, self.owner(&name))?;
+        } else {
+            let own = self.owners.values().filter(|owner| **owner == uid);
+            caller.another_tunnel(own.count())?;
+        }
+        let is_new = !self.tunnels.contains_key(&name);
+        let status = self.tunnel_up(request).await?;
+        if is_new {
+            self.owners.insert(name, uid);
+        }
+        Ok(status)
+    }
+
     /// Brings a tunnel up. Asking for the same one twice is the same as once.
     pub(crate) async fn tunnel_up(&mut self, request: TunnelUp) -> Result<TunnelStatus, Error> {
         let name = request.name.clone();
@@ -94,6 +123,7 @@ impl Daemon {
             self.tunnel_status(name).await?;
             return Err(Error::NotOurs { name: name.clone() });
         };
+        self.owners.remove(name);
         let down = tunnel.down().await;
         self.enforce().await?;
         down.map_err(|source| Error::Wireguard {
@@ -104,7 +134,7 @@ impl Daemon {
         let users = self
             .policies
             .iter()
-            .filter(|(_, terms)| tunnel_of(terms) == Some(name));
+            .filter(|(id, _)| self.effective(**id).as_ref().and_then(tunnel_of) == Some(name));
         let silenced = users.map(|(id, _)| self.kernel.processes(*id).len() as u64);
         Ok(TunnelDown {
             name: name.clone(),
@@ -180,7 +210,7 @@ impl Daemon {
         }
     }
 
-    fn parse(&self, request: &TunnelUp) -> Result<Config, Error> {
+    pub(crate) fn parse(&self, request: &TunnelUp) -> Result<Config, Error> {
         let config = Config::parse(request.config.as_bytes()).map_err(|source| Error::Config {
             file: request.file.clone(),
             source,

@@ -5,6 +5,7 @@
 //! matter. Both hooks may run twice for one event while a daemon replaces another. Needs Linux 5.5.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use lockne_abi::Member;
 
 use crate::{
     config, map,
@@ -20,17 +21,16 @@ pub(crate) fn follow_fork(ctx: BtfTracePointContext) -> i32 {
     if !child.is_process() {
         return 0;
     }
-    match (
-        process::of(Task::of(parent).tgid),
-        process::record(child.tgid),
-    ) {
-        (Standing::Policed(id), Some(record)) => {
-            set(record, id);
-            map::count_fork();
+    let parent = Task::of(parent).tgid;
+    // The child's id may have belonged to another process before.
+    match (process::of(parent), process::record(child.tgid)) {
+        (standing, Some(record)) => {
+            set(record, process::member(parent));
+            if let Standing::Policed(_) = standing {
+                map::count_fork();
+            }
         }
         (Standing::Policed(_), None) => process::overflow(),
-        // The id may have belonged to another process before.
-        (_, Some(record)) => set(record, 0),
         (_, None) => {}
     }
     0
@@ -51,21 +51,21 @@ pub(crate) fn forget_exit(ctx: BtfTracePointContext) -> i32 {
     if live == 0
         && let Some(record) = process::record(Task::of(task).tgid)
     {
-        set(record, 0);
+        set(record, Member::FREE);
     }
     0
 }
 
 /// The ids of a task, as the initial PID namespace counts them.
 #[derive(Clone, Copy)]
-struct Task {
-    tgid: u32,
+pub(crate) struct Task {
+    pub(crate) tgid: u32,
     pid: u32,
 }
 
 impl Task {
     #[inline(always)]
-    fn of(task: *const u8) -> Self {
+    pub(crate) fn of(task: *const u8) -> Self {
         // SAFETY: the kernel passes valid tasks.
         unsafe {
             Self {
@@ -82,13 +82,13 @@ impl Task {
     }
 }
 
-/// Writes only what changes: most processes have no policy, and their bytes share cache lines.
+/// Writes only what changes: most processes have no policy, and their words share cache lines.
 #[inline(always)]
-fn set(record: *mut u8, id: u8) {
-    // SAFETY: the map's own memory; the daemon changes it by single bytes only.
+pub(crate) fn set(record: *mut Member, member: Member) {
+    // SAFETY: the map's own memory; the daemon changes it by single words only.
     unsafe {
-        if record.read_volatile() != id {
-            record.write_volatile(id);
+        if record.read_volatile() != member {
+            record.write_volatile(member);
         }
     }
 }
@@ -99,7 +99,7 @@ fn set(record: *mut u8, id: u8) {
 ///
 /// `base` must point to a struct that has a `T` at byte `offset`.
 #[inline(always)]
-unsafe fn load<T: Copy>(base: *const u8, offset: u32) -> T {
+pub(crate) unsafe fn load<T: Copy>(base: *const u8, offset: u32) -> T {
     // SAFETY: by the caller's promise. Volatile: the offset has to stay one the verifier can follow.
     unsafe { base.add(offset as usize).cast::<T>().read_volatile() }
 }

@@ -18,9 +18,9 @@ use aya_ebpf::{
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
-use lockne_abi::Policy;
+use lockne_abi::{Endpoint, Policy};
 
-use crate::{config, lan, map};
+use crate::{config, lan, map, strict};
 
 const LOOPBACK: u32 = 1;
 const PASS: i32 = 1;
@@ -32,7 +32,7 @@ const SOCK_HEAD: usize = 128;
 /// What the device and the policy say about a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// Loopback: neither refused nor counted.
+    /// Loopback: not counted, and closed to questions for names only.
     Home,
     /// The policy allows the device.
     Allowed,
@@ -46,18 +46,22 @@ pub(crate) fn guard_egress(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the kernel passes a valid packet.
     let mark = unsafe { (*skb).mark };
+    let is_strict = strict::is_on();
     // Most packets have no mark at all; these need not even know where our bits are.
-    if mark == 0 {
+    if mark == 0 && !is_strict {
         return PASS;
     }
-    let id = config::field().policy(mark);
+    let mut id = config::field().policy(mark);
+    if is_strict {
+        id = strictest(id, policy_of_socket(skb));
+    }
     if id == 0 {
         return PASS;
     }
     // SAFETY: as above.
     let device = unsafe { (*skb).ifindex };
     match way(map::policy(id), device) {
-        Way::Home => PASS,
+        Way::Home => at_home(&ctx, id),
         Way::Allowed => {
             count_sent(skb, id);
             PASS
@@ -107,6 +111,12 @@ fn way(policy: Policy, device: u32) -> Way {
     }
 }
 
+/// The policy that counts: the socket's own, which no control message changes.
+#[inline(always)]
+fn strictest(packet: u8, socket: u8) -> u8 {
+    if socket == 0 { packet } else { socket }
+}
+
 #[inline(always)]
 fn packets(gso_segments: u32) -> u64 {
     u64::from(gso_segments.max(1))
@@ -122,7 +132,16 @@ fn count_sent(skb: *mut __sk_buff, id: u8) {
     });
 }
 
-/// The rare rest: from another namespace, to the local network, or away.
+/// To this machine. A resolver here would ask on, and is not policed.
+#[inline(always)]
+fn at_home(ctx: &SkBuffContext, id: u8) -> i32 {
+    if !is_question(ctx) || map::policy(id).is_direct() {
+        return PASS;
+    }
+    elsewhere(ctx, id)
+}
+
+/// The rare rest: from another namespace, to the local network, away, or a question to this machine.
 ///
 /// Out of line, so that the packets above do not pay for its stack.
 #[inline(never)]
@@ -131,11 +150,30 @@ fn elsewhere(ctx: &SkBuffContext, id: u8) -> i32 {
         return PASS;
     }
     // Not counted: what goes past the tunnel is not the tunnel's traffic.
-    if lan::destination(ctx).is_some_and(|address| lan::has(id, address)) {
+    if lan::destination(ctx).is_some_and(|address| lan::has(id, address)) && !is_question(ctx) {
         return PASS;
     }
     map::count_refusal(id);
     DROP
+}
+
+/// Whether the packet is for the port of resolvers.
+#[inline(always)]
+fn is_question(ctx: &SkBuffContext) -> bool {
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    let Ok(first) = ctx.load::<u8>(0) else {
+        return false;
+    };
+    let (protocol, ports) = match first >> 4 {
+        4 => (ctx.load::<u8>(9), usize::from(first & 0xf) * 4),
+        6 => (ctx.load::<u8>(6), 40),
+        _ => return false,
+    };
+    matches!(protocol, Ok(TCP | UDP))
+        && ctx
+            .load::<u16>(ports + 2)
+            .is_ok_and(|port| u32::from(port) == Endpoint::DNS)
 }
 
 /// Whether the packet's socket is in a network namespace that is not ours. In doubt it is ours.
@@ -166,7 +204,7 @@ fn is_foreign(skb: *mut __sk_buff) -> bool {
     inode != config::netns_inode()
 }
 
-/// The policy in the mark of the socket that receives the packet; 0 if there is none.
+/// The policy in the mark of the packet's socket, which sends or receives it; 0 if there is none.
 #[inline(always)]
 fn policy_of_socket(skb: *mut __sk_buff) -> u8 {
     // SAFETY: the kernel passes a valid packet; the verifier demands both checks for null.
@@ -200,6 +238,15 @@ mod tests {
         assert_eq!(way(Policy::tunnel(3), 2), Way::Elsewhere);
         assert_eq!(way(Policy::BLOCK, 2), Way::Elsewhere);
         assert_eq!(way(Policy::DIRECT, 2), Way::Allowed);
+    }
+
+    #[test]
+    fn socket_outweighs_the_mark_that_a_datagram_was_given() {
+        assert_eq!(
+            (strictest(0, 7), strictest(9, 7), strictest(7, 0)),
+            (7, 7, 7)
+        );
+        assert_eq!(strictest(0, 0), 0);
     }
 
     #[test]

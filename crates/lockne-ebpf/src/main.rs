@@ -14,15 +14,21 @@
     reason = "of sizes known here, and of a process id from the upper half of a word"
 )]
 
+mod call;
 mod config;
+mod dns;
+mod exec;
 mod family;
 mod guard;
 mod lan;
 mod map;
 mod mark;
+mod option;
 mod process;
 mod remark;
 mod reply;
+mod strict;
+mod unix;
 mod verdict;
 
 /// The programs call helpers that the kernel gives to GPL programs only.

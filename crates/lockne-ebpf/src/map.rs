@@ -5,16 +5,21 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray},
 };
-use lockne_abi::{Config, Counters, LanKey, MAX_DEVICES, MAX_LAN_PREFIXES, Policy};
+use lockne_abi::{
+    Config, Counters, LanKey, MAX_DEVICES, MAX_LAN_PREFIXES, Member, Policy, Resolvers,
+};
 
-/// The daemon maps this one into its memory: one byte of a page cannot be set by a system call
-/// without a race against the bytes beside it. The loader sets the true number of pages.
+/// The daemon maps this one into its memory: one process of a page cannot be set by a system call
+/// without a race against those beside it. The loader sets the true number of pages.
 #[map]
-pub(crate) static PROCESSES: Array<[u8; lockne_abi::PROCESSES_PER_PAGE as usize]> =
+pub(crate) static PROCESSES: Array<[Member; lockne_abi::PROCESSES_PER_PAGE as usize]> =
     Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 #[map]
 pub(crate) static OVERFLOW: Array<u32> = Array::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static STRICT: Array<u32> = Array::with_max_entries(1, 0);
 
 #[map]
 static FORKS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -31,6 +36,9 @@ pub(crate) static LAN: LpmTrie<LanKey, u8> = LpmTrie::with_max_entries(MAX_LAN_P
 
 #[map]
 pub(crate) static DEVICES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_DEVICES, 0);
+
+#[map]
+pub(crate) static RESOLVERS: Array<Resolvers> = Array::with_max_entries(lockne_abi::POLICIES, 0);
 
 /// No program reads it: it is for the daemon that comes after the one that loaded this.
 #[map]
@@ -54,9 +62,9 @@ pub(crate) fn count(id: u8, change: impl FnOnce(&mut Counters)) {
     }
 }
 
-/// Counts a child that has inherited a policy.
+/// Counts a process that has inherited a policy, or got one from a rule.
 ///
-/// After its byte is written: who reads this number and then the bytes has seen every child in it.
+/// After it is written down: who reads this number and then the table has seen every such process in it.
 #[inline(always)]
 pub(crate) fn count_fork() {
     if let Some(forks) = FORKS.get_ptr_mut(0) {

@@ -12,6 +12,7 @@ use lockne_abi::MarkField;
 use crate::{
     config, map,
     process::{self, Standing},
+    strict,
     verdict::{ALLOW, Errno, refuse},
 };
 
@@ -39,6 +40,7 @@ pub(crate) fn mark_socket(ctx: SockContext) -> i32 {
     }
     // SAFETY: as above; each is a field that programs on this hook may read.
     let (protocol, mark) = unsafe { ((*sock).protocol, (*sock).mark) };
+    strict::consider();
     match decide(standing, protocol, mark, config::field()) {
         Decision::Leave => ALLOW,
         Decision::Mark(mark) => {

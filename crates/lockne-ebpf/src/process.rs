@@ -1,7 +1,7 @@
 //! Which policy a process has.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use lockne_abi::PROCESSES_PER_PAGE;
+use lockne_abi::{Member, PROCESSES_PER_PAGE};
 
 use crate::{
     config,
@@ -30,21 +30,31 @@ pub(crate) fn current() -> Standing {
 #[inline(always)]
 pub(crate) fn of(tgid: u32) -> Standing {
     match record(tgid) {
-        // SAFETY: the map's own memory; the daemon changes it by single bytes only.
-        Some(byte) => standing(Some(unsafe { byte.read_volatile() }), false),
+        // SAFETY: the map's own memory; the daemon changes it by single words only.
+        Some(record) => standing(Some(unsafe { record.read_volatile() }), false),
         None => standing(None, has_overflowed()),
     }
 }
 
-/// The byte that holds the policy of the process `tgid`, if the map goes that far.
+/// What is written down of the process `tgid`; a process beyond the map is free.
 #[inline(always)]
-pub(crate) fn record(tgid: u32) -> Option<*mut u8> {
+pub(crate) fn member(tgid: u32) -> Member {
+    // SAFETY: the map's own memory; the daemon changes it by single words only.
+    record(tgid).map_or(Member::FREE, |record| unsafe { record.read_volatile() })
+}
+
+/// The word that holds the policy of the process `tgid`, if the map goes that far.
+#[inline(always)]
+pub(crate) fn record(tgid: u32) -> Option<*mut Member> {
     if tgid >= config::max_processes() {
         return None;
     }
     let page = PROCESSES.get_ptr_mut(tgid / PROCESSES_PER_PAGE)?;
     // SAFETY: the remainder is within the page.
-    Some(unsafe { page.cast::<u8>().add((tgid % PROCESSES_PER_PAGE) as usize) })
+    Some(unsafe {
+        page.cast::<Member>()
+            .add((tgid % PROCESSES_PER_PAGE) as usize)
+    })
 }
 
 /// Remembers for good that the map was too small for the child of a policed process.
@@ -62,8 +72,8 @@ fn has_overflowed() -> bool {
 }
 
 #[inline(always)]
-fn standing(byte: Option<u8>, overflowed: bool) -> Standing {
-    match byte {
+fn standing(member: Option<Member>, overflowed: bool) -> Standing {
+    match member.map(Member::policy) {
         Some(0) => Standing::Free,
         Some(id) => Standing::Policed(id),
         None if overflowed => Standing::Unknown,
@@ -83,7 +93,14 @@ mod tests {
 
     #[test]
     fn recorded_process_is_known_even_after_a_child_was_lost() {
-        assert_eq!(standing(Some(0), true), Standing::Free);
-        assert_eq!(standing(Some(7), true), Standing::Policed(7));
+        assert_eq!(standing(Some(Member::FREE), true), Standing::Free);
+        assert_eq!(
+            standing(Some(Member::by_rule(7)), true),
+            Standing::Policed(7)
+        );
+        assert_eq!(
+            standing(Some(Member::chosen(7)), true),
+            Standing::Policed(7)
+        );
     }
 }

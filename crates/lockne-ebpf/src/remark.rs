@@ -2,21 +2,22 @@
 //!
 //! A process can use sockets that were made before it had its policy, or that another process passed
 //! to it. `connect` can still mark them in time: route and source address are chosen afterwards.
-//! `sendmsg` cannot: the mark holds from the next datagram on, so this one is refused.
+//! `sendmsg` cannot: the mark holds from the next datagram on, so this one is refused. Both then hand
+//! questions for names to [`dns`].
 //!
 //! Needs Linux 5.13, for `bpf_setsockopt` in `sendmsg`.
 
-use core::ptr;
-
 use aya_ebpf::{
-    bindings::bpf_sock_addr,
     helpers::generated::{bpf_get_netns_cookie, bpf_setsockopt},
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
 
+use lockne_abi::Endpoint;
+
 use crate::{
-    config, lan, map,
+    call::{self, Call, Family, V4, V6},
+    config, dns, lan, map,
     process::{self, Standing},
     verdict::{ALLOW, Errno, refuse},
 };
@@ -28,40 +29,29 @@ const LOOPBACK: u32 = 1;
 /// Marks an older IPv4 socket, or refuses to connect one that the guard would silence.
 #[cgroup_sock_addr(connect4)]
 pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
-    on_call(&ctx, Call::Connect, destination4)
+    on_call::<V4>(&ctx, Call::Connect)
 }
 
 /// As [`connect4`] for IPv6 sockets, those that talk IPv4 included.
 #[cgroup_sock_addr(connect6)]
 pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
-    on_call(&ctx, Call::Connect, destination6)
+    on_call::<V6>(&ctx, Call::Connect)
 }
 
 /// Marks an older IPv4 socket, and refuses the datagram that would leave without the mark.
 #[cgroup_sock_addr(sendmsg4)]
 pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    on_call(&ctx, Call::Sendmsg, destination4)
+    on_call::<V4>(&ctx, Call::Sendmsg)
 }
 
 /// As [`sendmsg4`] for IPv6 sockets, those that talk IPv4 included.
 #[cgroup_sock_addr(sendmsg6)]
 pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    on_call(&ctx, Call::Sendmsg, destination6)
-}
-
-/// The calls that come with a destination.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Call {
-    Connect,
-    Sendmsg,
+    on_call::<V6>(&ctx, Call::Sendmsg)
 }
 
 #[inline(always)]
-fn on_call(
-    ctx: &SockAddrContext,
-    call: Call,
-    destination: impl FnOnce(*mut bpf_sock_addr) -> [u8; 16],
-) -> i32 {
+fn on_call<F: Family>(ctx: &SockAddrContext, call: Call) -> i32 {
     let id = match caller(ctx) {
         Standing::Free => return ALLOW,
         Standing::Unknown => return refuse(Errno::NotPermitted),
@@ -72,23 +62,28 @@ fn on_call(
     };
     match (socket.mark(ctx, id), call) {
         (Marking::Right, _) | (Marking::Changed, Call::Connect) => {
-            on_device(&socket, id, || destination(ctx.sock_addr))
+            on_way::<F>(ctx, call, &socket, id)
         }
         (Marking::Changed, Call::Sendmsg) => refuse_counted(id, Errno::Again),
         (Marking::Failed, _) => refuse_counted(id, Errno::NotPermitted),
     }
 }
 
-/// Refuses at once what the guard would drop without a word: a socket that is bound to a device which
-/// the policy does not allow.
+/// Questions for names have rules of their own. What the guard would drop without a word is refused at
+/// once: a socket that is bound to a device which the policy does not allow.
 #[inline(always)]
-fn on_device(socket: &Socket, id: u8, destination: impl FnOnce() -> [u8; 16]) -> i32 {
+fn on_way<F: Family>(ctx: &SockAddrContext, call: Call, socket: &Socket, id: u8) -> i32 {
     let device = socket.bound_device;
-    if device != 0
-        && device != LOOPBACK
-        && !map::policy(id).allows(device)
-        && !lan::has(id, destination())
-    {
+    let is_question = call::port(ctx) == Endpoint::DNS;
+    if !is_question && (device == 0 || device == LOOPBACK) {
+        return ALLOW;
+    }
+    let policy = map::policy(id);
+    if is_question && !policy.is_direct() {
+        return dns::ask::<F>(ctx, call, id, policy, device);
+    }
+    let is_allowed = device == 0 || device == LOOPBACK || policy.allows(device);
+    if !is_allowed && !lan::has(id, lan::bytes(&F::peer(ctx.sock_addr))) {
         return refuse_counted(id, Errno::NetworkUnreachable);
     }
     ALLOW
@@ -132,14 +127,13 @@ struct Socket {
 impl Socket {
     #[inline(always)]
     fn of(ctx: &SockAddrContext) -> Option<Self> {
-        // SAFETY: the kernel passes a valid context; the verifier demands the check for null.
-        unsafe {
-            let sk = (*ctx.sock_addr).__bindgen_anon_1.sk;
-            (!sk.is_null()).then(|| Self {
+        // SAFETY: checked for null.
+        call::socket(ctx).map(|sk| unsafe {
+            Self {
                 mark: (*sk).mark,
                 bound_device: (*sk).bound_dev_if,
-            })
-        }
+            }
+        })
     }
 
     /// Stamps policy `id` on the socket if it does not carry it.
@@ -165,22 +159,4 @@ impl Socket {
             Marking::Failed
         }
     }
-}
-
-#[inline(always)]
-fn destination4(addr: *mut bpf_sock_addr) -> [u8; 16] {
-    // SAFETY: the kernel passes a valid context.
-    lan::mapped(unsafe { (*addr).user_ip4 }.to_ne_bytes())
-}
-
-#[inline(always)]
-fn destination6(addr: *mut bpf_sock_addr) -> [u8; 16] {
-    let mut address = [0; 16];
-    for (i, word) in address.chunks_exact_mut(4).enumerate() {
-        // SAFETY: the kernel passes a valid context. Volatile: the verifier refuses merged reads of
-        // it with "invalid bpf_context access".
-        let part = unsafe { ptr::read_volatile(&raw const (*addr).user_ip6[i]) };
-        word.copy_from_slice(&part.to_ne_bytes());
-    }
-    address
 }

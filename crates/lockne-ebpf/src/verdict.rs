@@ -12,6 +12,8 @@ pub(crate) enum Errno {
     Again = 11,
     ProtocolNotSupported = 93,
     NetworkUnreachable = 101,
+    ConnectionRefused = 111,
+    HostUnreachable = 113,
 }
 
 /// Lets the system call go on.

@@ -1,6 +1,6 @@
 //! What programs get as their argument.
 
-use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_addr, xdp_md};
+use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_addr, bpf_sockopt, xdp_md};
 
 use crate::Packet;
 
@@ -19,6 +19,8 @@ unsafe impl Context for xdp_md {}
 unsafe impl Context for bpf_sock {}
 // SAFETY: as for `__sk_buff`.
 unsafe impl Context for bpf_sock_addr {}
+// SAFETY: as for `__sk_buff`.
+unsafe impl Context for bpf_sockopt {}
 // SAFETY: integers only. The arguments of a `tp_btf` program.
 unsafe impl<const N: usize> Context for [u64; N] {}
 
@@ -48,6 +50,13 @@ pub fn xdp(packet: &Packet) -> xdp_md {
         data_meta: data,
         ..empty
     }
+}
+
+/// A call of `setsockopt` with nothing set.
+#[must_use]
+pub fn sockopt() -> bpf_sockopt {
+    // SAFETY: integers and raw pointers may be zero.
+    unsafe { std::mem::zeroed() }
 }
 
 /// A socket with nothing set.

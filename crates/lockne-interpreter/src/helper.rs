@@ -17,9 +17,11 @@ pub(crate) const ALL: &[(u32, Helper)] = &[
     (5, ktime_get_ns),
     (14, get_current_pid_tgid),
     (26, skb_load_bytes),
+    (35, get_current_task),
     (46, get_socket_cookie),
     (49, setsockopt),
     (95, sk_fullsock),
+    (107, sk_storage_get),
     (113, probe_read_kernel),
     (122, get_netns_cookie),
     (130, ringbuf_output),
@@ -138,6 +140,10 @@ fn get_current_pid_tgid(_: u64, _: u64, _: u64, _: u64, _: u64) -> u64 {
     on_world(|world| u64::from(world.process) << 32 | u64::from(world.process))
 }
 
+fn get_current_task(_: u64, _: u64, _: u64, _: u64, _: u64) -> u64 {
+    on_world(|world| world.task)
+}
+
 fn skb_load_bytes(_: u64, offset: u64, to: u64, len: u64, _: u64) -> u64 {
     on_world(|world| {
         let (offset, len) = (narrow(offset) as usize, narrow(len) as usize);
@@ -183,6 +189,21 @@ fn probe_read_kernel(to: u64, len: u64, from: u64, _: u64, _: u64) -> u64 {
             None => return failure(EFAULT),
         }
         0
+    })
+}
+
+/// With no value to start from, a new one is zero.
+fn sk_storage_get(map: u64, _: u64, _: u64, flags: u64, _: u64) -> u64 {
+    const CREATE: u64 = 1;
+    on_world(|world| {
+        let Some(table) = world.by_handle(map) else {
+            return 0;
+        };
+        if flags & CREATE != 0 && table.get(&[]).is_none() {
+            let value = vec![0; table.value_size()];
+            table.set(&[], &value);
+        }
+        table.address(&[])
     })
 }
 

@@ -11,6 +11,8 @@ pub enum Kind {
     Hash,
     /// The longest prefix that fits; the key starts with its length in bits.
     Prefix,
+    /// A socket. There is one here, and its key is empty.
+    Socket,
     /// Nothing: records go to user space.
     Ring,
 }
@@ -24,6 +26,7 @@ impl Kind {
             2 | 6 => Some(Self::Array),
             1 | 5 | 9 | 10 => Some(Self::Hash),
             11 => Some(Self::Prefix),
+            24 => Some(Self::Socket),
             27 => Some(Self::Ring),
             _ => None,
         }
@@ -47,11 +50,17 @@ impl Table {
     /// Creates an empty map; sizes in bytes.
     #[must_use]
     pub fn new(kind: Kind, key_size: usize, value_size: usize, entries: usize) -> Self {
+        let (key_size, entries) = match kind {
+            Kind::Socket => (0, 1),
+            _ => (key_size, entries),
+        };
         let (room, keys) = match kind {
             // A record at a time is enough for a ring.
             Kind::Ring => (4096, 0),
             Kind::Array => (entries * value_size.next_multiple_of(8), 0),
-            Kind::Hash | Kind::Prefix => (entries * value_size.next_multiple_of(8), entries),
+            Kind::Hash | Kind::Prefix | Kind::Socket => {
+                (entries * value_size.next_multiple_of(8), entries)
+            }
         };
         Self {
             kind,

@@ -14,6 +14,8 @@ pub struct World {
     blocks: Vec<Block>,
     /// The process that runs: `bpf_get_current_pid_tgid`.
     pub process: u32,
+    /// The address of that process's task: `bpf_get_current_task`.
+    pub task: u64,
     /// `bpf_get_netns_cookie`.
     pub netns_cookie: u64,
     /// `bpf_get_socket_cookie`.

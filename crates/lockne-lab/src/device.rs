@@ -31,6 +31,26 @@ impl Device {
         }))
     }
 
+    /// Every device of a namespace, with its name.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not list its devices.
+    pub fn all(namespace: &Namespace) -> Result<Vec<(String, Self)>, Error> {
+        let devices = netlink::configure(namespace, async |netlink| netlink.devices().await)?;
+        let named = devices.into_iter().filter_map(|device| {
+            let mut attributes = device.attributes.into_iter();
+            let name = attributes.find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            })?;
+            let index = device.header.index;
+            let namespace = namespace.clone();
+            Some((name, Self { namespace, index }))
+        });
+        Ok(named.collect())
+    }
+
     /// Where it is.
     #[must_use]
     pub const fn namespace(&self) -> &Namespace {
@@ -61,13 +81,20 @@ impl Device {
         self.change(self.message().down(), "set down")
     }
 
-    /// Renames it, up or down.
+    /// Renames it, up or down. Before Linux 6.2 it is down for a moment, as nothing else can be renamed there.
     ///
     /// # Errors
     ///
     /// When it is gone or the name is taken.
     pub fn rename(&self, name: &str) -> Result<(), Error> {
-        self.change(self.message().name(name), "rename")
+        let rename = || self.change(self.message().name(name), "rename");
+        let result = rename();
+        if result.as_ref().is_err_and(Error::is_busy) {
+            self.down()?;
+            rename()?;
+            return self.up();
+        }
+        result
     }
 
     /// Deletes it.

@@ -11,6 +11,7 @@
 //! them. So nothing outside is touched, and when the process ends, however it ends, all of it is gone.
 
 pub mod device;
+pub mod escape;
 pub mod internet;
 pub mod link;
 pub mod namespace;

@@ -105,6 +105,18 @@ impl Namespace {
         }
     }
 
+    /// The namespace of the thread that asks.
+    ///
+    /// # Errors
+    ///
+    /// When /proc does not show it.
+    pub fn current() -> io::Result<Self> {
+        Ok(Self {
+            name: "this machine".into(),
+            file: Arc::new(File::open("/proc/thread-self/ns/net")?),
+        })
+    }
+
     /// What it is called in messages.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -51,6 +51,20 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the kernel says that what is in use cannot be changed so.
+    pub(crate) fn is_busy(&self) -> bool {
+        let Self::Refused {
+            source: rtnetlink::Error::NetlinkError(message),
+            ..
+        } = self
+        else {
+            return false;
+        };
+        message.raw_code() == -libc::EBUSY
+    }
+}
+
 /// One end of a veth pair that is to be made.
 pub(crate) struct End<'a> {
     pub(crate) namespace: &'a Namespace,

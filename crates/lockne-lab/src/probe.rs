@@ -14,16 +14,18 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
     process::{Child, Command, ExitCode, ExitStatus, Stdio},
 };
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
 use crate::namespace::{self, Namespace};
+pub(crate) use act::{Call, Failed, errno_name};
+pub(crate) use icmp::request as echo_request;
+pub(crate) use process::{give_fd, receive_fd};
 
 /// The word that makes a program a probe.
 pub const WORD: &str = "__lockne-lab-probe";
@@ -419,18 +421,7 @@ impl Running {
     ///
     /// When it is gone.
     pub fn hand_over(&mut self, socket: impl AsFd) -> Result<(), Error> {
-        let sockets = [socket.as_fd().as_raw_fd()];
-        let byte = [io::IoSlice::new(b"!")];
-        let message = [ControlMessage::ScmRights(&sockets)];
-        sendmsg::<()>(
-            self.stdin.as_raw_fd(),
-            &byte,
-            &message,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )
-        .map(drop)
-        .map_err(|errno| Error::Speak(errno.into()))
+        give_fd(&self.stdin, socket.as_fd()).map_err(Error::Speak)
     }
 
     /// Waits for the report, whether or not anyone waited until it was ready.

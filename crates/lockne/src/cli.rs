@@ -7,7 +7,13 @@ use clap_complete::Shell;
 use ipnet::IpNet;
 use lockne_daemon::state_dir::StateDir;
 
-use crate::failure::{Failure, Result};
+use crate::{
+    cmd::{
+        self, attach, doctor, explain,
+        rule::{File, Rule},
+    },
+    failure::{Failure, Result},
+};
 
 /// Each application gets the tunnel you chose for it, and nothing of it leaves another way
 #[derive(Debug, Parser)]
@@ -19,8 +25,8 @@ use crate::failure::{Failure, Result};
 )]
 #[command(after_help = "\
 First steps:
-  sudo lockne demo                                see it work, in namespaces of its own
-  sudo lockne run --via ./work.conf -- curl URL   one program through a WireGuard tunnel
+  sudo lockne demo                  see it work, in namespaces of its own
+  sudo lockne run --via ./work.conf -- curl URL
   sudo lockne run --via tun0 -- sudo -u $USER firefox")]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -85,15 +91,33 @@ fn path_of(variable: &str) -> Option<PathBuf> {
 pub(crate) enum Command {
     /// Run a program under a policy, then be that program
     Run(Run),
+    /// Put a program that runs already under a policy
+    Attach(attach::Attach),
+    /// Let a program that runs go as if lockne were not there
+    Detach(attach::Detach),
+    /// Tell why a program is on the way that it is on
+    Explain(explain::Explain),
     /// Bring tunnels up and down, and look at them
     #[command(subcommand)]
     Tunnel(Tunnel),
+    /// Choose the way of programs wherever they are started from
+    #[command(subcommand)]
+    Rule(Rule),
     /// Show policies, processes, traffic and tunnels
     Status(Json),
+    /// Try the ways past a tunnel, and say where each went
+    Leaktest(crate::cmd::Leaktest),
     /// Take back everything that lockne did
     Down(Json),
+    /// Look at what this machine offers lockne, and what stands in its way
+    Doctor(doctor::Doctor),
     /// Show the main job on a small internet in network namespaces
     Demo(Json),
+    /// Show packets, and the process each one belongs to
+    Monitor(cmd::Monitor),
+    /// Watch programs start, or pings come in
+    #[command(subcommand)]
+    Trace(cmd::Trace),
     /// Serve the clients in the foreground
     Daemon(Daemon),
     /// Print a completion script
@@ -124,6 +148,9 @@ pub(crate) struct Run {
     /// Reach this prefix directly, past the tunnel (again for more)
     #[arg(long, value_name = "PREFIX", conflicts_with = "direct", value_parser = prefix)]
     pub(crate) lan: Vec<IpNet>,
+    /// Ask this resolver, through the tunnel, instead of the one in its file (again for more)
+    #[arg(long, value_name = "ADDRESS", requires = "via")]
+    pub(crate) dns: Vec<IpAddr>,
     /// Let commands in the file (`PostUp` and the like) run as root
     #[arg(long)]
     pub(crate) allow_hooks: bool,
@@ -137,8 +164,9 @@ pub(crate) struct Run {
 #[group(required = true, multiple = false)]
 pub(crate) struct ActionArgs {
     /// Go through this: a tunnel that is up, a network interface, or a wg-quick file
-    #[arg(long, value_name = "TUNNEL")]
-    pub(crate) via: Option<String>,
+    /// (again for one to use in need)
+    #[arg(long, value_name = "TUNNEL", value_delimiter = ',')]
+    pub(crate) via: Vec<String>,
     /// Go past every tunnel, even where the default route is one
     #[arg(long)]
     pub(crate) direct: bool,
@@ -183,13 +211,18 @@ pub(crate) struct Daemon {
     #[arg(long, value_name = "BIT", default_value_t = 24)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=24))]
     pub(crate) mark_bit: u32,
+    #[command(flatten)]
+    pub(crate) file: File,
     /// End with the last job, as `run` starts it
     #[arg(long, hide = true)]
     pub(crate) ephemeral: bool,
+    /// Grants for users other than root, as JSON
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub(crate) grants: Option<PathBuf>,
 }
 
 /// A prefix; an address alone means that address only.
-fn prefix(text: &str) -> std::result::Result<IpNet, &'static str> {
+pub(crate) fn prefix(text: &str) -> std::result::Result<IpNet, &'static str> {
     let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
     text.parse()
         .ok()

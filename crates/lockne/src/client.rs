@@ -207,8 +207,9 @@ impl Client {
     fn start(&self) -> Result<()> {
         if !rustix::process::geteuid().is_root() {
             return Err(
-                Failure::new("no lockne daemon runs, and only root can start one")
-                    .hint("start it with `sudo lockne daemon`, or run this command with sudo"),
+                Failure::new("no lockne daemon runs, and only root can start one").hint(
+                    "start it with `sudo systemctl start lockne` or `sudo lockne daemon`, or run this command with sudo",
+                ),
             );
         }
         let failed = |what: &str, error: &std::io::Error| Failure::new(what).because(error);

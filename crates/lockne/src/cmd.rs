@@ -1,11 +1,18 @@
 //! The commands, one file each.
 
+pub(crate) mod attach;
 mod daemon;
 mod demo;
+pub(crate) mod doctor;
 mod down;
+pub(crate) mod explain;
+mod leaktest;
 mod man;
+mod monitor;
+pub(crate) mod rule;
 mod run;
 mod status;
+mod trace;
 mod tunnel;
 
 use std::process::ExitCode;
@@ -18,14 +25,24 @@ use crate::{
     output,
 };
 
+pub(crate) use self::{leaktest::Leaktest, monitor::Monitor, trace::Trace};
+
 /// Does what was asked.
 pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Run(args) => Err(run::run(&cli.place, &args)),
+        Command::Attach(args) => attach::attach(&cli.place, &args),
+        Command::Detach(args) => attach::detach(&cli.place, &args),
+        Command::Explain(args) => explain::explain(&cli.place, &args),
         Command::Tunnel(command) => tunnel::tunnel(&cli.place, &command),
+        Command::Rule(command) => rule::rule(&cli.place, &command),
         Command::Status(json) => status::status(&cli.place, json),
         Command::Down(json) => down::down(&cli.place, json),
+        Command::Leaktest(args) => leaktest::leaktest(&cli.place, &args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(json) => demo::demo(json),
+        Command::Monitor(args) => monitor::monitor(&cli.place, &args),
+        Command::Trace(args) => trace::trace(&args),
         Command::Daemon(args) => daemon::daemon(&cli.place, &args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

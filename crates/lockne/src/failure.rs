@@ -56,6 +56,12 @@ impl Failure {
         self
     }
 
+    /// Adds why, in lines of its own.
+    pub(crate) fn lines(mut self, lines: String) -> Self {
+        self.refusal.error = format!("{}\n{lines}", self.refusal.error);
+        self
+    }
+
     /// Adds what to do.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.refusal.hint = Some(hint.into());

@@ -7,15 +7,18 @@ mod client;
 mod cmd;
 mod failure;
 mod output;
+mod resolv_conf;
 mod sigpipe;
+mod stream;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    // The demo's programs are this very one, in the role of a guest.
-    if let Some(code) = lockne_lab::probe::run_if_asked() {
+    // The programs of the demo and of the leak test are this very one, in the role of a guest.
+    let asked = lockne_lab::probe::run_if_asked().or_else(lockne_lab::escape::run_if_asked);
+    if let Some(code) = asked {
         return code;
     }
     let cli = cli::Cli::parse();

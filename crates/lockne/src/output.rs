@@ -10,6 +10,8 @@ use crate::failure::{Failure, Result};
 
 /// Good: packets go where they should.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+/// Something leaks.
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 /// Needs attention, but nothing leaks.
 pub(crate) const WARN: Style = AnsiColor::Yellow.on_default();
 /// Headings and names.

@@ -1,4 +1,4 @@
-//! `cargo xtask ebpf`: the kernel object that is kept in the repository.
+//! `cargo xtask ebpf`: the kernel objects that are kept in the repository.
 
 use std::{
     env, fs,
@@ -9,18 +9,18 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     demos,
-    object::{KEPT, RECORD, Record, Toolchain, hash_sources},
+    object::{FOLDER, OBJECTS, RECORD, Record, Toolchain, hash_sources},
 };
 
-/// What to do with the kept object.
+/// What to do with the kept objects.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Change nothing; fail if the kept object is not what the sources make
+    /// Change nothing; fail if the kept objects are not what the sources make
     #[arg(long)]
     check: bool,
 }
 
-/// Builds the kept object anew, or checks it.
+/// Builds the kept objects anew, or checks them.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     if args.check {
         check(root)?;
@@ -33,13 +33,16 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
 
 fn keep(root: &Path) -> Result<()> {
     let tools = Toolchain::find().context("run `cargo xtask setup`")?;
-    let object = build(&tools, root)?;
-    let record = tools.record(root)?;
-    fs::write(root.join(KEPT), &object).with_context(|| format!("cannot write {KEPT}"))?;
-    fs::write(root.join(RECORD), record.to_string())
-        .with_context(|| format!("cannot write {RECORD}"))?;
-    say(&format!("{KEPT}: {} bytes", object.len()));
-    Ok(())
+    let built = target_dir(root);
+    tools.build(root, &built)?;
+    for object in &OBJECTS {
+        let kept = object.kept();
+        let size = fs::copy(built.join(object.file), root.join(&kept))
+            .with_context(|| format!("cannot write {kept}"))?;
+        say(&format!("{kept}: {size} bytes"));
+    }
+    fs::write(root.join(RECORD), tools.record(root)?.to_string())
+        .with_context(|| format!("cannot write {RECORD}"))
 }
 
 fn check(root: &Path) -> Result<()> {
@@ -47,28 +50,29 @@ fn check(root: &Path) -> Result<()> {
         bail!("there is no {RECORD}; run `cargo xtask ebpf`");
     };
     if record.sources != hash_sources(root)? {
-        bail!("{KEPT} is stale; run `cargo xtask ebpf`");
+        bail!("{FOLDER} is stale; run `cargo xtask ebpf`");
     }
     let tools = Toolchain::find().context("run `cargo xtask setup`")?;
-    let object = build(&tools, root)?;
+    let built = target_dir(root);
+    tools.build(root, &built)?;
     let now = tools.record(root)?;
     if now != record {
         say(&format!(
-            "{KEPT} was made with other tools, so its bytes were not compared\nthen:\n{record}now:\n{now}"
+            "{FOLDER} was made with other tools, so its bytes were not compared\nthen:\n{record}now:\n{now}"
         ));
         return Ok(());
     }
-    let kept = fs::read(root.join(KEPT)).with_context(|| format!("cannot read {KEPT}"))?;
-    if kept != object {
-        bail!("{KEPT} has other bytes than its sources make; run `cargo xtask ebpf`");
+    for object in &OBJECTS {
+        let read = |path: PathBuf| {
+            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let kept = object.kept();
+        if read(root.join(&kept))? != read(built.join(object.file))? {
+            bail!("{kept} has other bytes than its sources make; run `cargo xtask ebpf`");
+        }
+        say(&format!("{kept} is what its sources make"));
     }
-    say(&format!("{KEPT} is what its sources make"));
     Ok(())
-}
-
-fn build(tools: &Toolchain, root: &Path) -> Result<Vec<u8>> {
-    let object = tools.build(root, &target_dir(root))?;
-    fs::read(&object).with_context(|| format!("cannot read {}", object.display()))
 }
 
 /// Where kernel code is built.

@@ -4,6 +4,7 @@ mod demos;
 mod ebpf;
 #[path = "../../../demos/build/kept.rs"]
 mod kept;
+mod kernels;
 #[path = "../../lockne-daemon/build/object.rs"]
 mod object;
 mod setup;
@@ -24,9 +25,14 @@ enum Task {
     Ebpf(ebpf::Args),
     /// Render the slides of the talk
     Talk(talk::Args),
+    /// Run the tests on other kernels, in virtual machines
+    Kernels(kernels::Args),
 }
 
 fn main() -> Result<()> {
+    if rustix::process::getpid().is_init() {
+        kernels::guest();
+    }
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let root = root
         .ancestors()
@@ -36,5 +42,6 @@ fn main() -> Result<()> {
         Task::Setup => setup::run(),
         Task::Ebpf(args) => ebpf::run(root, &args),
         Task::Talk(args) => talk::run(root, &args),
+        Task::Kernels(args) => kernels::run(root, &args),
     }
 }

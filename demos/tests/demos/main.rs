@@ -82,12 +82,17 @@ fn main() -> ExitCode {
     if !has_kprobes {
         eprintln!("the tests of kprobes are ignored: this kernel has none");
     }
+    let has_fq = tc_shaper::has_fq();
+    if !has_fq {
+        eprintln!("the tests of fq are ignored: this kernel has none");
+    }
     let kprobes = (&"kprobe_uprobe", &kprobe_uprobe::KPROBE_TESTS, has_kprobes);
+    let fq = (&"tc_shaper", &tc_shaper::FQ_TESTS, has_fq);
     let mut trials = Vec::new();
     for (module, tests, is_possible) in DEMOS
         .iter()
         .map(|(module, tests)| (module, tests, true))
-        .chain([kprobes])
+        .chain([kprobes, fq])
     {
         for (name, test) in *tests {
             let run = || {

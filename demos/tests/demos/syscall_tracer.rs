@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     run::{Demo, Ended},
-    traffic::{alone, mounts},
+    traffic::{alone, tracefs_mounts},
 };
 
 const PATH: &str = env!("CARGO_BIN_EXE_06-syscall-tracer");
@@ -49,14 +49,14 @@ fn other_processes_are_not_counted() {
 }
 
 fn its_time_ends_it_and_no_mount_is_left() {
-    let before = mounts();
+    let before = tracefs_mounts();
 
     let ended = Demo::start(&alone(), PATH, &["--duration", "300ms", "--top", "2"])
         .finish()
         .well();
 
     assert!(ended.count("system calls") <= 2, "{ended:#?}");
-    assert_eq!(mounts(), before);
+    assert_eq!(tracefs_mounts(), before);
 }
 
 /// Traces a process that makes so many system calls.

@@ -9,8 +9,9 @@ use std::{
 
 use crate::{
     run::{Demo, Ended, command},
-    traffic::{FAR, FAR6, Pair, alone, assert_untouched, cgroups, socket},
+    traffic::{FAR, FAR6, Pair, alone, assert_untouched, cgroups, socket, tool},
 };
+use lockne_lab::Namespace;
 
 const PATH: &str = env!("CARGO_BIN_EXE_05-tc-shaper");
 
@@ -32,6 +33,48 @@ fn address_is_limited_to_its_rate() {
     assert!(before > 24.0, "{ended:#?}");
     assert!((7.5..8.5).contains(&after), "{ended:#?}");
     assert_untouched(&pair.near, "near0");
+}
+
+/// Tests of this need a kernel with the queueing discipline fq.
+pub(crate) fn has_fq() -> bool {
+    let Ok(trial) = Namespace::create("trial") else {
+        return false;
+    };
+    let add = trial
+        .command("tc")
+        .args(["qdisc", "add", "dev", "lo", "root", "fq"])
+        .output();
+    add.is_ok_and(|output| output.status.success())
+}
+
+/// Those that need a kernel with fq.
+pub(crate) const FQ_TESTS: &[(&str, fn())] = &[(
+    "packets_wait_for_their_time_where_there_is_fq",
+    packets_wait_for_their_time_where_there_is_fq,
+)];
+
+fn packets_wait_for_their_time_where_there_is_fq() {
+    let pair = Pair::new();
+    let _receiver = socket(&pair.far, &format!("{FAR}:9"));
+    tool(&pair.near, "tc", "qdisc replace dev near0 root fq");
+
+    let ended = shaped(&pair, &format!("{FAR}:9"), &["--to", FAR]);
+
+    ended.says("near0 has the queueing discipline fq, which will hold back what is too early");
+    let (before, after) = rates(&ended);
+    // A packet counts when its time is written on it, which may be a second ahead.
+    assert!(after < before, "{ended:#?}");
+    let queue = tool(&pair.near, "tc", "-statistics qdisc show dev near0");
+    assert!(queue.contains("qdisc fq"), "{queue}");
+    assert!(throttled(&queue) > 0, "{queue}");
+}
+
+/// How often fq has held back a flow.
+fn throttled(queue: &str) -> u64 {
+    let words: Vec<_> = queue.split_whitespace().collect();
+    // The first says how many flows it holds back right now.
+    let at = words.iter().rposition(|word| *word == "throttled").unwrap();
+    words[at + 1].parse().unwrap()
 }
 
 fn other_addresses_are_not_limited() {

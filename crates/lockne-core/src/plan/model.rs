@@ -97,19 +97,18 @@ impl World {
     fn happen(&mut self, event: &Event) {
         match *event {
             Event::Policy { id, action, lan } => {
-                // The action of a policy never changes: other terms get another number.
-                let action = match self.policies.get(&id) {
-                    Some(old) => old.terms.action.clone(),
-                    None => match action {
-                        0 => Action::Block,
-                        1 => Action::Direct,
-                        _ => Action::Via(TUNNELS[action - 2].parse().unwrap()),
-                    },
+                let action = match action {
+                    0 => Action::Block,
+                    1 => Action::Direct,
+                    _ => Action::Via(TUNNELS[action - 2].parse().unwrap()),
                 };
                 let lan = LANS[lan].iter().map(|it| it.parse().unwrap()).collect();
                 let policy = Policy {
                     id: PolicyId(id.try_into().unwrap()),
-                    terms: Terms { action, lan },
+                    terms: Terms {
+                        lan,
+                        ..Terms::new(action)
+                    },
                 };
                 self.policies.insert(id, policy);
             }
@@ -208,15 +207,19 @@ impl World {
                     .union(&now.terms.lan)
                     .any(|it| it.contains(&to));
                 let way = self.kernel.lookup(mark, to);
-                let allowed = match (&held.terms.action, &way) {
-                    (Action::Direct, way) => *way == Way::Main,
+                // In the middle of a change of terms, the old ones or the new ones hold.
+                let changes = held.terms.action != now.terms.action;
+                let allowed = [held, now].iter().any(|it| match (&it.terms.action, &way) {
+                    (Action::Direct, way) => {
+                        *way == Way::Main || changes && *way == Way::Unreachable
+                    }
                     (_, Way::Unreachable) => true,
                     (Action::Via(_), Way::Main) => may_pass,
                     (Action::Via(name), Way::Device(ifindex)) => {
                         self.kernel.links.get(name.as_str()).map(|it| it.ifindex) == Some(*ifindex)
                     }
                     (Action::Block, _) => false,
-                };
+                });
                 assert!(allowed, "{held:?}: {to} went {way:?}\n{:#?}", self.kernel);
             }
         }

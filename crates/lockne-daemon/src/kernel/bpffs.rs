@@ -32,6 +32,8 @@ pub(super) fn ensure(dir: &Path) -> Result<(), Error> {
 }
 
 /// Undoes [`ensure`]: unmounts `dir` if it is a mount of its own, and removes it if it is empty.
+///
+/// A daemon that may not unmount has not mounted: that one stays, empty.
 pub(super) fn release(dir: &Path) -> Result<(), Error> {
     let failed = |action| {
         move |source: io::Error| Error::Pins {
@@ -41,8 +43,10 @@ pub(super) fn release(dir: &Path) -> Result<(), Error> {
         }
     };
     if is_mount(dir).map_err(failed("look at"))? {
-        rustix::mount::unmount(dir, UnmountFlags::empty())
-            .map_err(|errno| failed("unmount")(errno.into()))?;
+        match rustix::mount::unmount(dir, UnmountFlags::empty()) {
+            Err(rustix::io::Errno::PERM) => return Ok(()),
+            unmounted => unmounted.map_err(|errno| failed("unmount")(errno.into()))?,
+        }
     }
     match fs::remove_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {

@@ -8,7 +8,7 @@ use std::{fs, path::Path};
 use super::Error;
 
 /// Where the kernel describes its types.
-pub(super) const PATH: &str = "/sys/kernel/btf/vmlinux";
+pub(crate) const PATH: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u16 = 0xeb9f;
 
@@ -18,7 +18,7 @@ const UNION: u32 = 5;
 const REMARKS: [u32; 5] = [8, 9, 10, 11, 18];
 
 /// A description of types.
-pub(super) struct Btf {
+pub(crate) struct Btf {
     data: Vec<u8>,
     /// The place of each type in `data`; the first is `void` and has none.
     types: Vec<usize>,
@@ -27,7 +27,7 @@ pub(super) struct Btf {
 
 impl Btf {
     /// Reads the running kernel's types.
-    pub(super) fn of_kernel() -> Result<Self, Error> {
+    pub(crate) fn of_kernel() -> Result<Self, Error> {
         let path = Path::new(PATH);
         let data = fs::read(path).map_err(|source| Error::NoBtf {
             path: path.to_owned(),
@@ -60,7 +60,7 @@ impl Btf {
 
     /// The byte offset of `member` in `structure`; a dot leads into a member that is a struct itself.
     /// Members of anonymous structs and unions count as their parent's, as in C.
-    pub(super) fn offset(&self, structure: &str, member: &str) -> Result<u32, Error> {
+    pub(crate) fn offset(&self, structure: &str, member: &str) -> Result<u32, Error> {
         self.types
             .iter()
             .skip(1)

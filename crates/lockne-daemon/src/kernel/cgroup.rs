@@ -16,7 +16,7 @@ use super::Error;
 const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// Opens the root.
-pub(super) fn root() -> Result<OwnedFd, Error> {
+pub(crate) fn root() -> Result<OwnedFd, Error> {
     let mounts = fs::read_to_string(MOUNTS).map_err(|source| Error::Read {
         path: MOUNTS.into(),
         source,

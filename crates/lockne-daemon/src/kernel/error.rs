@@ -8,6 +8,9 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Policed processes fork so much that they cannot be counted.
+    #[error("policed processes start others faster than they can be counted")]
+    Busy,
     /// The caller has not the privileges, or the kernel is locked down.
     #[error("not permitted to {action}")]
     NotPermitted {
@@ -196,14 +199,14 @@ impl Error {
         })
     }
 
-    pub(super) fn map(map: &'static str) -> impl FnOnce(MapError) -> Self {
+    pub(crate) fn map(map: &'static str) -> impl FnOnce(MapError) -> Self {
         move |source| Self::Map {
             map,
             source: Box::new(source),
         }
     }
 
-    pub(super) fn load(error: EbpfError) -> Self {
+    pub(crate) fn load(error: EbpfError) -> Self {
         if let EbpfError::MapError(MapError::CreateError { io_error, .. }) = &error
             && io_error.kind() == io::ErrorKind::PermissionDenied
         {
@@ -216,7 +219,7 @@ impl Error {
         Self::Load(Box::new(error))
     }
 
-    pub(super) fn program(program: &str, error: ProgramError) -> Self {
+    pub(crate) fn program(program: &str, error: ProgramError) -> Self {
         match error {
             ProgramError::LoadError {
                 io_error,

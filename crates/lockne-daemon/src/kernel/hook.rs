@@ -19,16 +19,22 @@ type Hook = Option<u32>;
 
 /// Every program that is attached once, in the order in which they begin to act: who is policed is
 /// known before sockets are marked, and what is marked is guarded.
-pub(super) const HOOKS: [(&str, Hook); 9] = [
+pub(super) const HOOKS: [(&str, Hook); 15] = [
     (name::FOLLOW_FORK, None),
     (name::FORGET_EXIT, None),
+    (name::DECIDE_EXEC, None),
     (name::GUARD_EGRESS, Some(1)),
     (name::COUNT_INGRESS, Some(0)),
     (name::MARK_SOCKET, Some(2)),
+    (name::KEEP_MARK, Some(22)),
     (name::CONNECT4, Some(10)),
     (name::CONNECT6, Some(11)),
     (name::SENDMSG4, Some(14)),
     (name::SENDMSG6, Some(15)),
+    (name::RECVMSG4, Some(19)),
+    (name::RECVMSG6, Some(20)),
+    (name::GETPEERNAME4, Some(29)),
+    (name::GETPEERNAME6, Some(30)),
 ];
 
 /// Attaches all of them and pins their links, or puts them where their predecessors are.
@@ -39,19 +45,38 @@ pub(super) fn attach(ebpf: &Ebpf, pins: &Path) -> Result<(), Error> {
         let pin = pins.join(name);
         match hook {
             None => trace(program, name, &pin)?,
-            Some(hook) => match sys::open_pin(&pin) {
-                Ok(link) => sys::replace(link.as_fd(), program).map_err(failed("replace", name))?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let target = Target::Cgroup(root.as_fd(), hook);
-                    let link =
-                        sys::attach(program, &target).map_err(|source| occupied(source, name))?;
-                    sys::pin(link.as_fd(), &pin).map_err(failed("pin", name))?;
-                }
-                Err(error) => return Err(failed("find", name)(error)),
-            },
+            Some(hook) => sit(root.as_fd(), program, (name, hook), &pin)?,
         }
     }
     Ok(())
+}
+
+/// Attaches a program to a hook of the root, or puts it where its predecessor is.
+fn sit(
+    root: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+    (name, hook): (&'static str, u32),
+    pin: &Path,
+) -> Result<(), Error> {
+    match sys::open_pin(pin) {
+        Ok(link) => sys::replace(link.as_fd(), program).map_err(failed("replace", name)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let target = Target::Cgroup(root, hook);
+            let link = sys::attach(program, &target).map_err(|source| occupied(source, name))?;
+            sys::pin(link.as_fd(), pin).map_err(failed("pin", name))
+        }
+        Err(error) => Err(failed("find", name)(error)),
+    }
+}
+
+/// Attaches a program that Aya has not loaded.
+pub(super) fn attach_one(
+    program: BorrowedFd<'_>,
+    hook: (&'static str, u32),
+    pins: &Path,
+) -> Result<(), Error> {
+    let root = cgroup::root()?;
+    sit(root.as_fd(), program, hook, &pins.join(hook.0))
 }
 
 /// The kernel cannot replace the program of a tracepoint: the new one begins before the old one ends.

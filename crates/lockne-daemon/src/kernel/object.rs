@@ -8,7 +8,10 @@ use aya::{
     programs::{Program, ProgramType},
     sys::{BpfHelper, is_helper_supported},
 };
-use lockne_abi::{Config, Counters, LanKey, MarkField, PROCESSES_PER_PAGE, Policy, name};
+use lockne_abi::{
+    Config, Counters, Executable, Group, GroupName, LanKey, MarkField, Member, PROCESSES_PER_PAGE,
+    Place, Policy, Renames, Resolvers, RuleBits, RuleSet, Script, Seen, User, name,
+};
 
 use super::{Error, btf, namespace::Netns, sys};
 
@@ -28,22 +31,38 @@ const fn shape<K, V>(name: &'static str) -> Shape {
 }
 
 /// Every map that outlives the daemon; the last is written when all others are there.
-pub(super) const MAPS: [Shape; 8] = [
-    shape::<u32, [u8; PROCESSES_PER_PAGE as usize]>(name::PROCESSES),
+pub(super) const MAPS: [Shape; 19] = [
+    shape::<u32, [Member; PROCESSES_PER_PAGE as usize]>(name::PROCESSES),
     shape::<u32, u32>(name::OVERFLOW),
+    shape::<u32, u32>(name::STRICT),
     shape::<u32, u64>(name::FORKS),
     shape::<u32, Policy>(name::POLICIES),
     shape::<u32, Counters>(name::COUNTERS),
     // The prefix length comes before the key.
     shape::<[u8; 4 + size_of::<LanKey>()], u8>(name::LAN),
     shape::<u32, u32>(name::DEVICES),
+    shape::<u32, Resolvers>(name::RESOLVERS),
+    shape::<i32, Renames>(name::NAMES),
+    shape::<u32, u32>(name::GENERATION),
+    shape::<u32, RuleSet>(name::RULES),
+    shape::<Executable, RuleBits>(name::EXECUTABLES),
+    shape::<Place, RuleBits>(name::PLACES),
+    shape::<Script, RuleBits>(name::SCRIPTS),
+    shape::<User, RuleBits>(name::USERS),
+    shape::<GroupName, Group>(name::GROUPS),
+    shape::<Seen, RuleBits>(name::SEEN),
     shape::<u32, Config>(name::LOADED),
 ];
 
-const TRACEPOINTS: [(&str, &str); 2] = [
+const TRACEPOINTS: [(&str, &str); 3] = [
     (name::FOLLOW_FORK, "sched_process_fork"),
     (name::FORGET_EXIT, "sched_process_exit"),
+    (name::DECIDE_EXEC, "sched_process_exec"),
 ];
+
+/// The kernel object.
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lockne.bpf.o"));
 
 /// Loads every map and program, and pins the maps. Maps that are pinned already are used as they are.
 pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
@@ -59,8 +78,7 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
     for map in &MAPS {
         loader.map_pin_path(map.name, pins.join(map.name));
     }
-    let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lockne.bpf.o"));
-    let mut ebpf = loader.load(object).map_err(Error::load)?;
+    let mut ebpf = loader.load(OBJECT).map_err(Error::load)?;
     check_shapes(pins)?;
 
     let map = ebpf.map_mut(name::LOADED).expect("the object has the map");
@@ -69,9 +87,12 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
 
     for (name, program) in ebpf.programs_mut() {
         let result = match program {
+            // It is on a hook that Aya does not know.
+            _ if name == name::CONNECT_UNIX => Ok(()),
             Program::CgroupSock(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSkb(program) => program.load(),
+            Program::CgroupSockopt(program) => program.load(),
             Program::SchedClassifier(program) => program.load(),
             Program::BtfTracePoint(program) => TRACEPOINTS
                 .iter()
@@ -128,6 +149,31 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         sock_net: types.offset("sock", "__sk_common.skc_net.net")?,
         net_inode: types.offset("net", "ns.inum")?,
         has_set_retval: has_set_retval.into(),
+        unix_address: types.offset("bpf_sock_addr_kern", "uaddr").unwrap_or(0),
+        unix_length: types.offset("bpf_sock_addr_kern", "uaddrlen").unwrap_or(0),
+        task_cgroups: types.offset("task_struct", "cgroups")?,
+        css_set_cgroup: types.offset("css_set", "dfl_cgrp")?,
+        cgroup_node: types.offset("cgroup", "kn")?,
+        // Renamed in Linux 6.15.
+        node_parent: types
+            .offset("kernfs_node", "__parent")
+            .or_else(|_| types.offset("kernfs_node", "parent"))?,
+        node_name: types.offset("kernfs_node", "name")?,
+        exec_file: types.offset("linux_binprm", "file")?,
+        exec_filename: types.offset("linux_binprm", "filename")?,
+        exec_interpreter: types.offset("linux_binprm", "interp")?,
+        file_inode: types.offset("file", "f_inode")?,
+        file_dentry: types.offset("file", "f_path.dentry")?,
+        inode_number: types.offset("inode", "i_ino")?,
+        inode_super: types.offset("inode", "i_sb")?,
+        super_device: types.offset("super_block", "s_dev")?,
+        dentry_parent: types.offset("dentry", "d_parent")?,
+        dentry_inode: types.offset("dentry", "d_inode")?,
+        dentry_name: types.offset("dentry", "d_name.name")?,
+        task_cred: types.offset("task_struct", "cred")?,
+        cred_effective: types.offset("cred", "cap_effective")?,
+        cred_user_ns: types.offset("cred", "user_ns")?,
+        user_ns_level: types.offset("user_namespace", "level")?,
     })
 }
 

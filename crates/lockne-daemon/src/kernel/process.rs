@@ -1,23 +1,24 @@
 //! The policies of all processes: the kernel's own table, mapped into our memory.
 //!
-//! One byte per possible process id. The kernel programs write bytes of it at any time, so we change
-//! single bytes too: a system call could only write a whole page of the map, and undo what happened
+//! Two bytes per possible process id. The kernel programs write words of it at any time, so we change
+//! single words too: a system call could only write a whole page of the map, and undo what happened
 //! beside. There is no count of members kept apart from this: two truths would drift.
 
 use std::{
     fs, io,
     os::fd::AsFd,
     ptr::NonNull,
-    sync::atomic::{AtomicU8, Ordering::Relaxed},
+    sync::atomic::{AtomicU16, Ordering::Relaxed},
 };
 
+use lockne_abi::Member;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::Error;
 
 /// The table.
 pub(super) struct Table {
-    bytes: NonNull<AtomicU8>,
+    words: NonNull<AtomicU16>,
     length: usize,
 }
 
@@ -27,51 +28,51 @@ unsafe impl Send for Table {}
 unsafe impl Sync for Table {}
 
 impl Table {
-    /// Maps `length` bytes of a map into our memory.
+    /// Maps a map for `length` processes into our memory.
     pub(super) fn map(map: impl AsFd, length: usize) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses.
-        let bytes = unsafe {
+        let words = unsafe {
             rustix::mm::mmap(
                 std::ptr::null_mut(),
-                length,
+                length * size_of::<Member>(),
                 protection,
                 MapFlags::SHARED,
                 map,
                 0,
             )
         }?;
-        let bytes = NonNull::new(bytes.cast()).expect("the kernel does not choose address 0");
-        Ok(Self { bytes, length })
+        let words = NonNull::new(words.cast()).expect("the kernel does not choose address 0");
+        Ok(Self { words, length })
     }
 
-    /// The policy id of a process; 0 if it has none.
-    pub(super) fn get(&self, pid: u32) -> u8 {
-        self.byte(pid).map_or(0, |byte| byte.load(Relaxed))
+    /// Under what a process stands.
+    pub(super) fn get(&self, pid: u32) -> Member {
+        self.word(pid)
+            .map_or(Member::FREE, |word| Member(word.load(Relaxed)))
     }
 
-    /// Gives a process a policy id, or 0.
-    pub(super) fn set(&self, pid: u32, id: u8) -> Result<(), Error> {
-        let byte = self.byte(pid).ok_or_else(|| Error::ProcessBeyond {
+    /// Puts a process under something else.
+    pub(super) fn set(&self, pid: u32, member: Member) -> Result<(), Error> {
+        let word = self.place(pid)?;
+        word.store(member.0, Relaxed);
+        settle(word, pid, member)
+    }
+
+    /// The same, unless it is not `from` any more; says whether it was.
+    pub(super) fn exchange(&self, pid: u32, from: Member, to: Member) -> Result<bool, Error> {
+        let word = self.place(pid)?;
+        let done = word.compare_exchange(from.0, to.0, Relaxed, Relaxed);
+        settle(word, pid, to).map(|()| done.is_ok())
+    }
+
+    fn place(&self, pid: u32) -> Result<&AtomicU16, Error> {
+        self.word(pid).ok_or_else(|| Error::ProcessBeyond {
             pid,
             highest: u32::try_from(self.length)
                 .unwrap_or(u32::MAX)
                 .saturating_sub(1),
-        })?;
-        let gone = Error::NoProcess { pid };
-        if id == 0 {
-            byte.store(0, Relaxed);
-            return if is_running(pid) { Ok(()) } else { Err(gone) };
-        }
-        byte.store(id, Relaxed);
-        // Only now: if a thread of it still runs, the kernel will clear the byte after the last one. If
-        // none does, the kernel may have done so before we wrote.
-        if is_running(pid) {
-            Ok(())
-        } else {
-            let _ = byte.compare_exchange(id, 0, Relaxed, Relaxed);
-            Err(gone)
-        }
+        })
     }
 
     /// Every process with policy `id`.
@@ -84,28 +85,45 @@ impl Table {
 
     /// Every process with a policy, and its id.
     pub(super) fn policed(&self) -> impl Iterator<Item = (u32, u8)> {
-        (0..).zip(self.bytes()).filter_map(|(pid, byte)| {
-            let id = byte.load(Relaxed);
+        (0..).zip(self.words()).filter_map(|(pid, word)| {
+            let id = Member(word.load(Relaxed)).policy();
             (id != 0).then_some((pid, id))
         })
     }
 
-    fn byte(&self, pid: u32) -> Option<&AtomicU8> {
-        self.bytes().get(usize::try_from(pid).ok()?)
+    fn word(&self, pid: u32) -> Option<&AtomicU16> {
+        self.words().get(usize::try_from(pid).ok()?)
     }
 
-    fn bytes(&self) -> &[AtomicU8] {
+    fn words(&self) -> &[AtomicU16] {
         // SAFETY: the mapping is this long and lives as long as `self`; all zero is valid.
-        unsafe { std::slice::from_raw_parts(self.bytes.as_ptr(), self.length) }
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.length) }
     }
 }
 
 impl Drop for Table {
     fn drop(&mut self) {
         // SAFETY: our own mapping, and nothing borrows it any more.
-        let unmapped = unsafe { rustix::mm::munmap(self.bytes.as_ptr().cast(), self.length) };
+        let unmapped = unsafe {
+            rustix::mm::munmap(
+                self.words.as_ptr().cast(),
+                self.length * size_of::<Member>(),
+            )
+        };
         unmapped.expect("the mapping is as it was made");
     }
+}
+
+/// Undoes what was written for a process that has ended.
+///
+/// Only after it was written: if a thread of it still runs, the kernel will clear the word after the last
+/// one. If none does, the kernel may have done so before we wrote.
+fn settle(word: &AtomicU16, pid: u32, member: Member) -> Result<(), Error> {
+    if is_running(pid) {
+        return Ok(());
+    }
+    let _ = word.compare_exchange(member.0, Member::FREE.0, Relaxed, Relaxed);
+    Err(Error::NoProcess { pid })
 }
 
 /// Whether `pid` is a process of which a thread still runs user code, and not the id of a thread.

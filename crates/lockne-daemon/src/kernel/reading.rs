@@ -1,9 +1,9 @@
 //! What the kernel programs know, read without changing it, by whoever may: no daemon is needed.
 
-use std::{num::NonZeroU8, path::Path};
+use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU8, path::Path};
 
-use aya::maps::{Map, MapData, MapError, MapInfo, PerCpuArray};
-use lockne_abi::{Counters, PROCESSES_PER_PAGE, name};
+use aya::maps::{Array, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
+use lockne_abi::{Counters, Endpoint, PROCESSES_PER_PAGE, Resolvers, name};
 use lockne_core::policy::PolicyId;
 
 use super::{Error, process::Table};
@@ -13,6 +13,7 @@ pub struct Reading {
     pub(super) processes: Table,
     counters: PerCpuArray<MapData, Counters>,
     forks: PerCpuArray<MapData, u64>,
+    resolvers: Array<MapData, Resolvers>,
 }
 
 impl Reading {
@@ -32,13 +33,20 @@ impl Reading {
             processes: processes.map_err(|error| failed()(error.into()))?,
             counters: typed(name::COUNTERS, per_cpu(name::COUNTERS)?)?,
             forks: typed(name::FORKS, per_cpu(name::FORKS)?)?,
+            resolvers: typed(name::RESOLVERS, Map::Array(data(name::RESOLVERS)?))?,
         })
     }
 
     /// The policy of a process.
     #[must_use]
     pub fn process(&self, pid: u32) -> Option<PolicyId> {
-        policy_id(self.processes.get(pid))
+        policy_id(self.processes.get(pid).policy())
+    }
+
+    /// Whether somebody chose by hand what a process stands under, so that rules leave it alone.
+    #[must_use]
+    pub fn is_chosen(&self, pid: u32) -> bool {
+        self.processes.get(pid).is_chosen()
     }
 
     /// How many living processes policy `id` has.
@@ -63,7 +71,7 @@ impl Reading {
     /// Whether no living process has a policy.
     ///
     /// A parent that forks and ends while the table is read could go unseen, and its child too, if its
-    /// number is low. So a fork in the meantime counts as life.
+    /// number is low; and a rule can give a program a policy. So either in the meantime counts as life.
     ///
     /// # Errors
     ///
@@ -74,10 +82,54 @@ impl Reading {
         Ok(is_empty && self.forks()? == before)
     }
 
+    /// The policies that living processes have.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses, or if policed processes fork all the time: then none can be told to be unused.
+    pub fn living(&self) -> Result<BTreeSet<PolicyId>, Error> {
+        for _ in 0..64 {
+            let before = self.forks()?;
+            let living = self.policed().map(|(_, id)| id).collect();
+            if self.forks()? == before {
+                return Ok(living);
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    /// Sets the counters of policy `id` to nothing, for the next one with that number.
+    pub(super) fn reset_counters(&mut self, id: PolicyId) -> Result<(), Error> {
+        let key = u32::from(id.get());
+        let current = self.counters.get(&key, 0);
+        let current = current.map_err(Error::map(name::COUNTERS))?;
+        let zeros = vec![Counters::default(); current.len()];
+        let zeros = PerCpuValues::try_from(zeros)
+            .map_err(|error| Error::map(name::COUNTERS)(MapError::IoError(error)))?;
+        self.counters
+            .set(key, zeros, 0)
+            .map_err(Error::map(name::COUNTERS))
+    }
+
     /// How many children have inherited a policy so far.
     fn forks(&self) -> Result<u64, Error> {
         let cpus = self.forks.get(&0, 0).map_err(Error::map(name::FORKS))?;
         Ok(cpus.iter().sum())
+    }
+
+    /// Whom programs under policy `id` ask for names.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn resolvers(&self, id: PolicyId) -> Result<Vec<IpAddr>, Error> {
+        let resolvers = self
+            .resolvers
+            .get(&id.get().into(), 0)
+            .map_err(Error::map(name::RESOLVERS))?;
+        let all = [resolvers.v4.far, resolvers.v6.far];
+        let there = all.iter().filter(|far| far.port != 0);
+        Ok(there.map(Endpoint::ip).collect())
     }
 
     /// What policy `id` has sent, received and refused.

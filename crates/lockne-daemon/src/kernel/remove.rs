@@ -7,6 +7,7 @@ use lockne_abi::{PROCESSES_PER_PAGE, name};
 
 use super::{
     Error, bpffs,
+    feature::OPTIONAL,
     hook::{self, HOOKS},
     object::MAPS,
     process::Table,
@@ -32,7 +33,8 @@ pub(super) fn remove(pins: &Path) -> Result<Removed, Error> {
         removed.programs += u32::from(stamp::detach(pins, index)?);
     }
     // The guard goes after those that mark: in between, nothing may leave by the wrong device.
-    for (name, _) in HOOKS.iter().rev() {
+    let hooks = HOOKS.iter().map(|(name, _)| *name);
+    for name in OPTIONAL.into_iter().chain(hooks.rev()) {
         let pin = pins.join(name);
         detach(&hook::replacement(&pin))?;
         removed.programs += u32::from(detach(&pin)?);

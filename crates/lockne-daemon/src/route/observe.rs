@@ -10,12 +10,14 @@ use futures_util::{Stream, StreamExt as _};
 use ipnet::IpNet;
 use lockne_abi::MarkField;
 use lockne_core::{
+    doctor::ForeignRule,
     plan::{Family, Link, LinkState, Observed, PROTOCOL, Sysctl, is_our_table},
     tunnel::TunnelName,
 };
 use rtnetlink::{
     IpVersion,
     packet_route::{
+        AddressFamily,
         address::{AddressAttribute, AddressMessage},
         link::{LinkAttribute, LinkFlags, LinkMessage},
         route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType},
@@ -96,6 +98,32 @@ impl Netlink {
             }
         });
         Ok(foreign.map(message::describe_rule).collect())
+    }
+
+    /// The rules of others, but not those that the kernel makes itself.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not list the rules.
+    pub async fn foreign_rules(&self) -> Result<Vec<ForeignRule>, Error> {
+        let mut foreign = Vec::new();
+        for rule in self.rules().await? {
+            let own = message::is_our_rule(&rule);
+            let kernels = rule.header.table == 255 || matches!(message::pref(&rule), 32766 | 32767);
+            if own || kernels {
+                continue;
+            }
+            foreign.push(ForeignRule {
+                family: match rule.header.family {
+                    AddressFamily::Inet6 => Family::V6,
+                    _ => Family::V4,
+                },
+                priority: message::pref(&rule),
+                mark: message::fwmark(&rule),
+                text: message::describe_rule(&rule),
+            });
+        }
+        Ok(foreign)
     }
 
     /// The interface `name`, without its gateways; `None` if there is none.

@@ -1,12 +1,12 @@
 //! `guard_egress` and `count_ingress`: who may leave, and what is counted.
 
-use aya_ebpf::bindings::__sk_buff;
-use etherparse::PacketBuilder;
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 use lockne_abi::{Counters, LanKey, Policy, name};
 use lockne_interpreter::{World, context};
 
 use crate::run::{
-    CONFIG, NETNS_INODE, Outcome, bytes_of, counters, mark, pointer, run, set_policy,
+    CONFIG, NETNS_INODE, OTHERS, Outcome, bytes_of, counters, mark, pointer, run, set_policy,
 };
 
 const PASS: u32 = 1;
@@ -21,21 +21,26 @@ const FAR: [u8; 4] = [198, 51, 100, 1];
 
 /// A packet as `cgroup_skb` has it: from the IP header on.
 fn udp4(to: [u8; 4]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    PacketBuilder::ipv4([192, 0, 2, 1], to, 64)
-        .udp(4000, 53)
-        .write(&mut bytes, b"question")
-        .unwrap();
-    bytes
+    udp(PacketBuilder::ipv4([192, 0, 2, 1], to, 64), 4001)
 }
 
 fn udp6(to: [u8; 16]) -> Vec<u8> {
+    udp(PacketBuilder::ipv6([0xfd; 16], to, 64), 4001)
+}
+
+fn udp(ip: PacketBuilderStep<IpHeaders>, port: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
-    PacketBuilder::ipv6([0xfd; 16], to, 64)
-        .udp(4000, 53)
-        .write(&mut bytes, b"question")
-        .unwrap();
+    let udp = ip.udp(4000, port);
+    udp.write(&mut bytes, b"question").unwrap();
     bytes
+}
+
+/// Packets for a resolver, by UDP and TCP.
+fn questions(ip: impl Fn() -> PacketBuilderStep<IpHeaders>) -> [Vec<u8>; 2] {
+    let mut tcp = Vec::new();
+    let syn = ip().tcp(4000, 53, 1, 1000).syn();
+    syn.write(&mut tcp, &[]).unwrap();
+    [udp(ip(), 53), tcp]
 }
 
 /// Sends `packet` out of `device` with `mark`.
@@ -133,6 +138,43 @@ fn loopback_is_open_and_not_counted() {
 
     assert_eq!(after.verdict, PASS);
     assert_eq!(counters(&mut after.world, 7), Counters::default());
+}
+
+#[test]
+fn question_to_a_resolver_on_this_machine_is_dropped_but_under_direct() {
+    let v4 = questions(|| PacketBuilder::ipv4([127, 0, 0, 1], [127, 0, 0, 53], 64));
+    let v6 = questions(|| PacketBuilder::ipv6([0xfd; 16], [0xfd; 16], 64));
+    for packet in v4.iter().chain(&v6) {
+        let mut after = leave(packet, mark(7), LOOPBACK, |_, _| {});
+        assert_eq!(after.verdict, DROP);
+        assert_eq!(counters(&mut after.world, 7).refused, 1);
+
+        let direct = leave(packet, mark(9), LOOPBACK, |world, _| {
+            set_policy(world, 9, Policy::DIRECT);
+        });
+        assert_eq!(direct.verdict, PASS);
+        assert_eq!(leave(packet, OTHERS, LOOPBACK, |_, _| {}).verdict, PASS);
+        assert_eq!(leave(packet, mark(7), WG0, |_, _| {}).verdict, PASS);
+    }
+}
+
+#[test]
+fn question_is_dropped_even_where_the_local_network_is_open() {
+    let ip = || PacketBuilder::ipv4([192, 0, 2, 1], FAR, 64);
+    let open = |world: &mut World, _: &mut __sk_buff| {
+        let key = LanKey {
+            policy: 7,
+            address: std::net::Ipv4Addr::from(FAR).to_ipv6_mapped().octets(),
+        };
+        let bits = LanKey::V4_OFFSET + 32;
+        let key = [&bits.to_ne_bytes(), bytes_of(&key)].concat();
+        assert!(world.map(name::LAN).set(&key, &[1]));
+    };
+
+    for packet in questions(ip) {
+        assert_eq!(leave(&packet, mark(7), ETH0, open).verdict, DROP);
+    }
+    assert_eq!(leave(&udp(ip(), 4001), mark(7), ETH0, open).verdict, PASS);
 }
 
 #[test]
@@ -255,4 +297,55 @@ fn packet_of_a_shared_tunnel_counts_for_the_policy_of_the_socket_that_gets_it() 
 
     let mut after = arrive(mark(7), WG0, |world, _| share(world));
     assert_eq!(counters(&mut after.world, 7).rx_packets, 0);
+}
+
+/// A socket whose mark is that of policy 7, seen by a guard that looks at sockets.
+fn strict(world: &mut World, skb: &mut __sk_buff) {
+    assert!(world.map(name::STRICT).set(&[0; 4], &1_u32.to_ne_bytes()));
+    let address = marked_socket(world, mark(7));
+    set_socket(skb, address);
+}
+
+fn marked_socket(world: &mut World, mark: u32) -> u64 {
+    let mut sock = [0; size_of::<bpf_sock>()];
+    let at = std::mem::offset_of!(bpf_sock, mark);
+    sock[at..at + 4].copy_from_slice(&mark.to_ne_bytes());
+    world.block(&sock)
+}
+
+#[test]
+fn datagram_without_its_sockets_mark_passes_a_guard_that_is_not_strict() {
+    let after = leave(&udp4(FAR), 0, ETH0, |world, skb| {
+        strict(world, skb);
+        assert!(world.map(name::STRICT).set(&[0; 4], &0_u32.to_ne_bytes()));
+    });
+
+    assert_eq!(after.verdict, PASS);
+}
+
+#[test]
+fn strict_guard_drops_a_datagram_whose_mark_is_not_its_sockets() {
+    for mark in [0, crate::run::OTHERS, mark(9)] {
+        let direct = |world: &mut World, skb: &mut __sk_buff| {
+            set_policy(world, 9, Policy::DIRECT);
+            strict(world, skb);
+        };
+
+        let mut after = leave(&udp4(FAR), mark, ETH0, direct);
+
+        assert_eq!(after.verdict, DROP, "{mark:#x}");
+        assert_eq!(counters(&mut after.world, 7).refused, 1);
+        assert_eq!(leave(&udp4(FAR), mark, WG0, direct).verdict, PASS);
+    }
+}
+
+#[test]
+fn strict_guard_passes_packets_of_sockets_without_a_policy() {
+    let after = leave(&udp4(FAR), 0, ETH0, |world, skb| {
+        strict(world, skb);
+        let address = marked_socket(world, 0);
+        set_socket(skb, address);
+    });
+
+    assert_eq!(after.verdict, PASS);
 }

@@ -8,7 +8,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 mod connect;
+mod dns;
 mod guard;
+mod option;
 mod process;
 mod run;
 mod socket;

@@ -25,6 +25,28 @@ pub(crate) const CONFIG: Config = Config {
     sock_net: 48,
     net_inode: 12,
     has_set_retval: 1,
+    unix_address: 8,
+    unix_length: 32,
+    task_cgroups: 32,
+    css_set_cgroup: 8,
+    cgroup_node: 8,
+    node_parent: 8,
+    node_name: 16,
+    exec_file: 8,
+    exec_filename: 16,
+    exec_interpreter: 24,
+    file_inode: 8,
+    file_dentry: 16,
+    inode_number: 16,
+    inode_super: 8,
+    super_device: 12,
+    dentry_parent: 8,
+    dentry_inode: 16,
+    dentry_name: 24,
+    task_cred: 8,
+    cred_effective: 16,
+    cred_user_ns: 24,
+    user_ns_level: 4,
 };
 
 /// A mark of policy `id`, with bits of somebody else.
@@ -95,7 +117,7 @@ pub(crate) fn set_process(world: &mut World, pid: u32, id: u8) {
     let key = (pid / PROCESSES_PER_PAGE).to_ne_bytes();
     let processes = world.map(name::PROCESSES);
     let mut page = processes.get(&key).unwrap().to_vec();
-    page[(pid % PROCESSES_PER_PAGE) as usize] = id;
+    page[2 * (pid % PROCESSES_PER_PAGE) as usize] = id;
     assert!(processes.set(&key, &page));
 }
 
@@ -103,7 +125,7 @@ pub(crate) fn set_process(world: &mut World, pid: u32, id: u8) {
 pub(crate) fn process(world: &mut World, pid: u32) -> u8 {
     let key = (pid / PROCESSES_PER_PAGE).to_ne_bytes();
     let page = world.map(name::PROCESSES).get(&key).unwrap();
-    page[(pid % PROCESSES_PER_PAGE) as usize]
+    page[2 * (pid % PROCESSES_PER_PAGE) as usize]
 }
 
 /// What was counted under policy `id`.

@@ -71,3 +71,49 @@ fn process_beyond_the_table_is_free_until_a_policed_child_was_lost_there() {
     });
     assert_eq!(after.verdict, REFUSE);
 }
+
+/// A process with these rights, in a user namespace this deep.
+fn rights(world: &mut World, rights: u64, level: u32) {
+    let mut namespace = [0; 64];
+    let at = CONFIG.user_ns_level as usize;
+    namespace[at..at + 4].copy_from_slice(&level.to_ne_bytes());
+    let namespace = world.block(&namespace);
+    let mut cred = [0; 64];
+    let at = CONFIG.cred_effective as usize;
+    cred[at..at + 8].copy_from_slice(&rights.to_ne_bytes());
+    let at = CONFIG.cred_user_ns as usize;
+    cred[at..at + 8].copy_from_slice(&namespace.to_ne_bytes());
+    let cred = world.block(&cred);
+    let mut task = [0; 64];
+    let at = CONFIG.task_cred as usize;
+    task[at..at + 8].copy_from_slice(&cred.to_ne_bytes());
+    world.task = world.block(&task);
+}
+
+#[test]
+fn guard_becomes_strict_when_a_policed_process_that_can_mark_packets_makes_a_socket() {
+    const NET_ADMIN: u64 = 1 << 12;
+    const NET_RAW: u64 = 1 << 13;
+    const OTHERS: u64 = !(NET_ADMIN | NET_RAW);
+    let cases = [
+        (CURL, NET_ADMIN, 0, 1),
+        (CURL, NET_RAW, 0, 1),
+        (CURL, OTHERS, 0, 0),
+        (CURL, NET_ADMIN, 1, 0),
+        (CURL + 1, NET_ADMIN, 0, 0),
+    ];
+    for (pid, bits, level, strict) in cases {
+        let mut after = create(pid, TCP, |world| rights(world, bits, level));
+
+        let flag = after.world.map(name::STRICT).get(&[0; 4]).unwrap();
+        assert_eq!(flag, u32::to_ne_bytes(strict), "{pid} {bits:#x} {level}");
+    }
+}
+
+#[test]
+fn guard_becomes_strict_where_the_rights_cannot_be_read() {
+    let mut after = create(CURL, TCP, |_| {});
+
+    let flag = after.world.map(name::STRICT).get(&[0; 4]).unwrap();
+    assert_eq!(flag, u32::to_ne_bytes(1));
+}

@@ -133,7 +133,7 @@ fn lost_child_of_a_policed_process_gets_no_socket() {
     let mut stranger = Probe::start();
     let mut probe = Probe::start();
     let pages = probe.pid() / PROCESSES_PER_PAGE + 1;
-    let table = Array::<MapData, [u8; PROCESSES_PER_PAGE as usize]>::create(pages, 1024).unwrap();
+    let table = Array::<MapData, [u16; PROCESSES_PER_PAGE as usize]>::create(pages, 1024).unwrap();
     table.pin(pins.join(name::PROCESSES)).unwrap();
     world.open();
     let policy = world.policy(7, Policy::BLOCK);

@@ -9,11 +9,13 @@
     reason = "all of this is a test, and nothing outside can name what is in it"
 )]
 
+mod exec;
 mod family;
 mod guard;
 mod lifetime;
 mod mark;
 mod probe;
+mod program;
 mod remark;
 mod stamp;
 mod world;
@@ -30,9 +32,17 @@ macro_rules! tests {
     };
 }
 
+/// How many programs are attached once, on a kernel that has all of their hooks.
+pub(crate) const HOOKS: usize = 16;
+
 fn main() -> ExitCode {
     if env::args().nth(1).as_deref() == Some("probe") {
         return probe::main();
+    }
+    // As the interpreter of a script: the path of that comes first.
+    if env::args().nth(2).as_deref() == Some("mark-first") {
+        println!("{}", probe::mark_of_new().unwrap());
+        return ExitCode::SUCCESS;
     }
     let arguments = Arguments::from_args();
     let is_root = rustix::process::geteuid().is_root();
@@ -43,6 +53,7 @@ fn main() -> ExitCode {
         ("mark", mark::TESTS),
         ("remark", remark::TESTS),
         ("family", family::TESTS),
+        ("exec", exec::TESTS),
         ("guard", guard::TESTS),
         ("stamp", stamp::TESTS),
         ("lifetime", lifetime::TESTS),

@@ -88,6 +88,7 @@ pub fn main() -> ExitCode {
             socket: None,
             leave,
             hammer: None,
+            kept: Vec::new(),
         };
         for line in io::stdin().lines() {
             let line = line.unwrap();
@@ -115,6 +116,7 @@ struct State {
     socket: Option<Socket>,
     leave: mpsc::Sender<()>,
     hammer: Option<(Arc<AtomicBool>, thread::JoinHandle<String>)>,
+    kept: Vec<Child>,
 }
 
 impl State {
@@ -164,6 +166,21 @@ impl State {
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();
                 Ok(text.lines().last().unwrap_or_default().to_owned())
             }
+            // A program that lives until this one ends, and has its standard input from it.
+            ["keep", program] => {
+                let child = Command::new(program)
+                    .arg("probe")
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::null())
+                    .spawn()?;
+                let pid = child.id();
+                self.kept.push(child);
+                Ok(pid.to_string())
+            }
+            ["exec", program] => {
+                use std::os::unix::process::CommandExt as _;
+                Err(Command::new(program).arg("probe").exec())
+            }
             ["forks", count] => forks(count.parse().unwrap()),
             ["fork-until", pid] => fork_until(pid.parse().unwrap()),
             ["leader-leaves"] => {
@@ -210,7 +227,7 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-fn mark_of_new() -> io::Result<String> {
+pub fn mark_of_new() -> io::Result<String> {
     Ok(format!("{:#x}", make("udp4")?.mark()?))
 }
 

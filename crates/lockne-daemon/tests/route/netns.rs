@@ -74,8 +74,8 @@ pub(crate) fn tunnel(name: &str) {
 
 pub(crate) fn via(id: u8, tunnel: &str, lan: &[&str]) -> Policy {
     let terms = Terms {
-        action: Action::Via(tunnel.parse().unwrap()),
         lan: lan.iter().map(|it| it.parse().unwrap()).collect(),
+        ..Terms::new(Action::Via(tunnel.parse().unwrap()))
     };
     policy(id, terms)
 }

@@ -16,6 +16,11 @@ pub(crate) fn everything_shown() -> String {
     ]
     .map(ip)
     .join("")
+    .lines()
+    // The kernel makes those by itself, some time after a device is up.
+    .filter(|line| !line.starts_with("local fe80:"))
+    .map(|line| format!("{line}\n"))
+    .collect()
 }
 
 /// The rules with our protocol, put into our words from what `ip` found.

@@ -17,15 +17,15 @@ use super::{Action, Form, Outcome, Probe, Report, SocketFrom, hammer, icmp, opti
 const HELD_AT_MOST: Duration = Duration::from_secs(30);
 
 /// A call that failed.
-pub(super) struct Failed {
-    pub(super) call: &'static str,
-    pub(super) error: io::Error,
+pub(crate) struct Failed {
+    pub(crate) call: &'static str,
+    pub(crate) error: io::Error,
 }
 
 pub(super) type Result<T> = std::result::Result<T, Failed>;
 
 /// Gives a failed call its name.
-pub(super) trait Call<T> {
+pub(crate) trait Call<T> {
     fn call(self, call: &'static str) -> Result<T>;
 }
 
@@ -255,7 +255,7 @@ fn is_silence(error: &io::Error) -> bool {
         || error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
 }
 
-fn errno_name(error: &io::Error) -> String {
+pub(crate) fn errno_name(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => format!("{:?}", Errno::from_raw(number)),
         None => error.kind().to_string(),

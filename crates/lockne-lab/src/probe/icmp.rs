@@ -65,7 +65,7 @@ pub(super) fn ping(
     }
 }
 
-pub(super) fn request(destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn request(destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let echo = IcmpEchoHeader { id: 1, seq: 1 };
     let mut bytes = Vec::new();
     if destination.is_ipv4() {

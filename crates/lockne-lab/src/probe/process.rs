@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     process::{Command, ExitCode},
     thread,
 };
@@ -11,7 +11,7 @@ use nix::{
     cmsg_space,
     errno::Errno,
     sys::{
-        socket::{ControlMessageOwned, MsgFlags, recvmsg},
+        socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
         wait::{WaitStatus, waitpid},
     },
     unistd::{ForkResult, Pid, fork, getppid, setsid},
@@ -57,11 +57,26 @@ pub(super) fn say_ready() {
 
 /// Waits for a byte, and the socket beside it if one comes.
 pub(super) fn wait_for_go() -> io::Result<Option<OwnedFd>> {
+    receive_fd(&io::stdin())
+}
+
+/// Sends a byte, and a descriptor beside it.
+pub(crate) fn give_fd(stream: &impl AsRawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let fds = [fd.as_raw_fd()];
+    let byte = [io::IoSlice::new(b"!")];
+    let message = [ControlMessage::ScmRights(&fds)];
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(stream.as_raw_fd(), &byte, &message, flags, None)?;
+    Ok(())
+}
+
+/// Waits for a byte, and the descriptor beside it if one comes.
+pub(crate) fn receive_fd(stream: &impl AsRawFd) -> io::Result<Option<OwnedFd>> {
     let mut byte = [0];
     let mut byte = [io::IoSliceMut::new(&mut byte)];
     let mut space = cmsg_space!([i32; 1]);
     let message = recvmsg::<()>(
-        io::stdin().as_raw_fd(),
+        stream.as_raw_fd(),
         &mut byte,
         Some(&mut space),
         MsgFlags::MSG_CMSG_CLOEXEC,

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lockne_lab::{Namespace, internet::PLAIN_V4};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::{
     bpf::{self, Empty, Hook, Runs},
@@ -56,7 +57,7 @@ enum Work {
 /// What is measured: index in `HOOKS`, fewest runs, nanoseconds it may cost, and the name.
 type Case = (usize, usize, Option<f64>, &'static str);
 
-const CASES: [(Work, &[Case]); 5] = [
+const CASES: [(Work, &[Case]); 7] = [
     (
         Work::Send,
         &[
@@ -85,6 +86,15 @@ const CASES: [(Work, &[Case]); 5] = [
             (3, PROCESSES, None, "follow_fork, policed process"),
             (4, PROCESSES, None, "forget_exit, policed process"),
         ],
+    ),
+    // Last: once such a program has made a socket, the guard stays strict.
+    (
+        Work::Policed("send-as-root"),
+        &[(0, PACKETS, None, "strict guard_egress, policed packet")],
+    ),
+    (
+        Work::Receive,
+        &[(0, PACKETS, None, "strict guard_egress, other packet")],
     ),
 ];
 
@@ -203,8 +213,15 @@ impl Work {
 
 /// Does one batch of work in this process.
 pub(crate) fn child(work: &str) -> Result<()> {
+    if work != "send-as-root" {
+        // As most programs are; those that can mark packets make the guard strict.
+        let mut sets = capabilities(None)?;
+        sets.effective
+            .remove(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW);
+        set_capabilities(None, sets)?;
+    }
     match work {
-        "send" => send(FAR_V4),
+        "send" | "send-as-root" => send(FAR_V4),
         "sockets" => (0..SOCKETS).try_for_each(|_| {
             UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
                 .map(drop)

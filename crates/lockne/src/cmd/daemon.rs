@@ -2,8 +2,8 @@
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
-use lockne_core::api::Lifetime;
-use lockne_daemon::{MarkField, Options, ready};
+use lockne_core::{api::Lifetime, permission::Permissions};
+use lockne_daemon::{MarkField, Options, SocketOf, ready};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -21,6 +21,7 @@ pub(crate) fn daemon(place: &Place, args: &Daemon) -> Result<ExitCode> {
         .init();
     let options = Options {
         socket: place.socket()?,
+        socket_of: SocketOf::Daemon,
         state: place.state(),
         field: MarkField::new(args.mark_bit)
             .ok_or_else(|| Failure::new("the mark has no room for eight bits from there on"))?,
@@ -29,6 +30,9 @@ pub(crate) fn daemon(place: &Place, args: &Daemon) -> Result<ExitCode> {
         } else {
             Lifetime::UntilDown
         },
+        // One that a program starts for itself has no rules.
+        config: (!args.ephemeral).then(|| args.file.files()),
+        permissions: permissions(args)?,
     };
     let announce = if args.ephemeral {
         ready::Announce::ToParent
@@ -39,4 +43,16 @@ pub(crate) fn daemon(place: &Place, args: &Daemon) -> Result<ExitCode> {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => Err(error.refusal().into()),
     }
+}
+
+/// What users may ask for.
+fn permissions(args: &Daemon) -> Result<Permissions> {
+    let Some(path) = &args.grants else {
+        return Ok(Permissions::default());
+    };
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Failure::new(format!("cannot read grants from `{}`", path.display())).because(error)
+    };
+    let bytes = std::fs::read(path).map_err(|error| failed(&error))?;
+    serde_json::from_slice(&bytes).map_err(|error| failed(&error))
 }

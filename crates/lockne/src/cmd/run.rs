@@ -4,12 +4,14 @@ use std::{
     env,
     ffi::OsStr,
     io,
+    net::IpAddr,
     os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use hyper::Method;
+use ipnet::IpNet;
 use lockne_core::{
     api,
     policy::{Action, Terms},
@@ -19,68 +21,95 @@ use lockne_core::{
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use crate::{
-    cli::{Place, Run},
+    cli::{ActionArgs, Place, Run},
     client::Client,
     cmd::tunnel,
     failure::{self, Failure},
-    output, sigpipe,
+    output, resolv_conf, sigpipe,
 };
 
 /// Runs the program. Returns only if that failed.
 pub(crate) fn run(place: &Place, args: &Run) -> Failure {
     match prepare(place, args) {
-        Ok(path) => become_program(&path, args),
+        Ok((path, running)) => become_program(&path, args, &running),
         Err(failure) => failure,
     }
 }
 
-/// Does all that can fail before the program, and returns its path.
-fn prepare(place: &Place, args: &Run) -> failure::Result<PathBuf> {
+/// Does all that can fail before the program, and returns its path and what it got.
+fn prepare(place: &Place, args: &Run) -> failure::Result<(PathBuf, api::Running)> {
     let ours = |failure: Failure| failure.code(failure::RUN_FAILED);
     let path = find(&args.program[0])?;
     let client = Client::new(place).map_err(ours)?;
-    let (action, tunnel) = action(args).map_err(ours)?;
-    let request = api::Run {
-        tunnel,
-        terms: Terms {
-            action,
-            lan: args.lan.iter().copied().collect(),
-        },
-    };
+    let (terms, tunnel) =
+        terms(&args.action, &args.lan, &args.dns, args.allow_hooks).map_err(ours)?;
+    let request = api::Run { tunnel, terms };
     let running: api::Running = client
         .ask_or_start("waiting for the daemon", Method::POST, "/v1/run", &request)
         .map_err(|failure| ours(point_to_file(failure, &request.terms.action)))?;
     for notice in &running.notices {
         output::notice(notice);
     }
-    Ok(path)
+    if running.resolvers.is_empty()
+        && let Action::Via(tunnel) = &request.terms.action
+        && let Some(here) = resolv_conf::resolver_here()
+    {
+        output::notice(&format!(
+            "tunnel `{tunnel}` names no resolver, and the one of this machine ({here}) is refused, \
+             since it asks on outside of the tunnel; `--dns ADDRESS` names one"
+        ));
+    }
+    Ok((path, running))
 }
 
 /// What the arguments say, with the tunnel to bring up for it.
-fn action(args: &Run) -> failure::Result<(Action, Option<api::TunnelUp>)> {
-    match &args.action.via {
-        None if args.action.direct => Ok((Action::Direct, None)),
-        None => Ok((Action::Block, None)),
-        Some(via)
-            if via.contains('/') || Path::new(via).extension() == Some(OsStr::new("conf")) =>
-        {
+pub(crate) fn terms(
+    action: &ActionArgs,
+    lan: &[IpNet],
+    dns: &[IpAddr],
+    allow_hooks: bool,
+) -> failure::Result<(Terms, Option<api::TunnelUp>)> {
+    let mut file = None;
+    let mut names: Vec<TunnelName> = Vec::new();
+    for via in &action.via {
+        let name = if via.contains('/') || Path::new(via).extension() == Some(OsStr::new("conf")) {
+            if file.is_some() {
+                return Err(Failure::new("only one wg-quick file can be given")
+                    .hint("bring the others up with `lockne tunnel up FILE.conf`, and name them"));
+            }
             let request = tunnel::request(
                 Path::new(via),
                 None,
-                args.allow_hooks,
+                allow_hooks,
                 api::Lifetime::UntilLastJob,
             )?;
-            Ok((Action::Via(request.name.clone()), Some(request)))
+            file.insert(request).name.clone()
+        } else {
+            via.parse()
+                .map_err(|error| Failure::new("this cannot be a tunnel").because(&error))?
+        };
+        if names.contains(&name) {
+            return Err(Failure::new(format!("`--via` names `{name}` twice")));
         }
-        Some(via) => via
-            .parse::<TunnelName>()
-            .map(|name| (Action::Via(name), None))
-            .map_err(|error| Failure::new("this cannot be a tunnel").because(&error)),
+        names.push(name);
     }
+    let mut names = names.into_iter();
+    let way = match names.next() {
+        Some(first) => Action::Via(first),
+        None if action.direct => Action::Direct,
+        None => Action::Block,
+    };
+    let terms = Terms {
+        action: way,
+        or: names.collect(),
+        lan: lan.iter().copied().collect(),
+        dns: dns.to_vec(),
+    };
+    Ok((terms, file))
 }
 
 /// Names the file that may have been meant by a tunnel which there is not.
-fn point_to_file(failure: Failure, action: &Action) -> Failure {
+pub(crate) fn point_to_file(failure: Failure, action: &Action) -> Failure {
     let Action::Via(name) = action else {
         return failure;
     };
@@ -137,9 +166,13 @@ fn find(program: &OsStr) -> failure::Result<PathBuf> {
     }
 }
 
-fn become_program(path: &Path, args: &Run) -> Failure {
+fn become_program(path: &Path, args: &Run, running: &api::Running) -> Failure {
     let mut command = Command::new(path);
     command.arg0(&args.program[0]).args(&args.program[1..]);
+    // resolv.conf(5): takes the place of the home's `search`. What the user has set stays.
+    if !running.search.is_empty() && env::var_os("LOCALDOMAIN").is_none() {
+        command.env("LOCALDOMAIN", running.search.join(" "));
+    }
     sigpipe::keep(&mut command);
     let error = command.exec();
     let failure = Failure::new(format!("cannot execute `{}`", path.display()));

@@ -11,7 +11,7 @@ use lockne_core::{
 use crate::{
     cli::{Json, Place},
     client::Client,
-    cmd::tunnel,
+    cmd::{rule, tunnel},
     failure::{Failure, Result},
     output::{self, FAINT, GOOD, WARN},
 };
@@ -81,6 +81,18 @@ fn print(status: &Status) -> Result<()> {
         output::line("")?;
         output::print_table(&tunnel::table(&status.tunnels))?;
     }
+    if let Some(config) = &status.config {
+        if !config.rules.is_empty() {
+            output::line("")?;
+            output::print_table(&rule::table(&config.rules))?;
+        }
+        if let Some(problem) = &config.problem {
+            output::line("")?;
+            output::line(&format!(
+                "{WARN}the configuration is not in force; the one before is:{WARN:#} {problem}"
+            ))?;
+        }
+    }
     Ok(())
 }
 
@@ -88,6 +100,7 @@ fn policies(policies: &[PolicyStatus]) -> comfy_table::Table {
     let mut table = output::table(&[
         "POLICY",
         "DEVICE",
+        "DNS",
         "PROCESSES",
         "SENT",
         "RECEIVED",
@@ -99,6 +112,11 @@ fn policies(policies: &[PolicyStatus]) -> comfy_table::Table {
             (Action::Via(_), Some(device)) => device.clone(),
             (Action::Direct, _) => "any".to_owned(),
             (Action::Block, _) => "none".to_owned(),
+        };
+        let dns = match &policy.terms.action {
+            Action::Via(_) if !policy.resolvers.is_empty() => tunnel::join(&policy.resolvers),
+            Action::Via(_) | Action::Direct => "as asked".to_owned(),
+            Action::Block => "none".to_owned(),
         };
         let names: Vec<String> = policy
             .processes
@@ -123,6 +141,7 @@ fn policies(policies: &[PolicyStatus]) -> comfy_table::Table {
         table.add_row([
             policy.terms.action.to_string(),
             device,
+            dns,
             processes,
             output::bytes(policy.traffic.tx_bytes),
             received,

@@ -216,7 +216,7 @@ fn show(tunnel: &TunnelStatus) -> Result<()> {
     Ok(())
 }
 
-fn join<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+pub(crate) fn join<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
     items.join(", ")
 }

@@ -14,17 +14,31 @@ tests! { TESTS:
     bash_completes_commands_and_options,
 }
 
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: &[&[&str]] = &[
     &[],
     &["run"],
+    &["attach"],
+    &["detach"],
+    &["explain"],
     &["tunnel"],
     &["tunnel", "up"],
     &["tunnel", "down"],
     &["tunnel", "list"],
     &["tunnel", "show"],
+    &["rule"],
+    &["rule", "list"],
+    &["rule", "add"],
+    &["rule", "remove"],
+    &["rule", "test"],
     &["status"],
+    &["leaktest"],
+    &["doctor"],
     &["down"],
     &["demo"],
+    &["monitor"],
+    &["trace"],
+    &["trace", "exec"],
+    &["trace", "ping"],
     &["daemon"],
     &["completions"],
     &["man"],
@@ -54,7 +68,7 @@ fn every_help_is_as_agreed() {
 fn every_help_fits_a_screen() {
     for command in COMMANDS {
         let help = help(command);
-        assert!(help.lines().count() <= 34, "{command:?} is long:\n{help}");
+        assert!(help.lines().count() <= 40, "{command:?} is long:\n{help}");
         for line in help.lines() {
             assert!(line.chars().count() <= 80, "{command:?} is wide: {line}");
         }

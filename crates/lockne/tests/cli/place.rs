@@ -71,6 +71,7 @@ impl Place {
             .current_dir(self.path())
             .env("LOCKNE_STATE_DIR", self.state_dir())
             .env_remove("LOCKNE_SOCKET")
+            .env_remove("LOCKNE_CONFIG")
             .env_remove("NO_COLOR")
             .env_remove("CLICOLOR_FORCE")
             .stdin(Stdio::null());
@@ -129,12 +130,36 @@ impl Place {
         namespace.run(|| UdpSocket::bind(address)).unwrap().unwrap()
     }
 
+    /// Lets users other than root reach the directory.
+    pub(crate) fn open(&self) {
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(self.path(), everybody).unwrap();
+    }
+
+    /// Starts a daemon that stays, with this configuration.
+    pub(crate) fn daemon_configured(&self, config: &Path) -> Daemon {
+        self.open();
+        self.daemon_with(&["--config", config.to_str().unwrap()])
+    }
+
+    /// Starts a daemon that stays, and grants users this.
+    pub(crate) fn daemon_granting(&self, grants: &str) -> Daemon {
+        self.open();
+        let grants = self.write("grants.json", grants);
+        self.daemon_with(&["--grants", grants.to_str().unwrap()])
+    }
+
     /// Starts a daemon that stays.
     pub(crate) fn daemon(&self) -> Daemon {
+        self.daemon_with(&[])
+    }
+
+    fn daemon_with(&self, arguments: &[&str]) -> Daemon {
         // Packets of another namespace with the same bits of the mark would be counted as ours, and other
         // tests run at the same time.
         let child = self
             .lockne(&["daemon", "--mark-bit", "8"])
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -68,6 +68,7 @@ impl Home {
             .arg(self.state_dir())
             .args(arguments)
             .env_remove("LOCKNE_SOCKET")
+            .env_remove("LOCKNE_CONFIG")
             .stdin(Stdio::null());
         command
     }
@@ -106,6 +107,18 @@ impl Home {
         let path = self.place.path().join(name);
         std::fs::write(&path, text).unwrap();
         path
+    }
+
+    /// Lets users other than root reach the state directory.
+    pub(crate) fn open(&self) {
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(self.place.path(), everybody).unwrap();
+    }
+
+    /// A path beside the state directory, which any user can reach.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.open();
+        self.place.path().join(name)
     }
 
     /// Brings a tunnel up.
@@ -186,6 +199,11 @@ impl Daemon {
             matches!(daemon, Some(DaemonStatus::Running { .. }))
         });
         daemon
+    }
+
+    /// Asks it to read its configuration again.
+    pub(crate) fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.0), Signal::HUP).unwrap();
     }
 
     /// Kills it without a word.

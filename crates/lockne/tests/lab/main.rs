@@ -9,18 +9,28 @@
 )]
 
 mod action;
+mod attach;
 mod counter;
+mod dns;
+mod escape;
+mod explain;
+mod failover;
 mod family;
 mod fault;
 mod footprint;
 mod hole;
 mod home;
+mod leaktest;
+mod monitor;
 mod network;
 mod older;
 mod path;
 mod peer;
+mod rule;
 mod survival;
 mod tool;
+mod trace;
+mod user;
 mod way;
 
 use std::process::ExitCode;
@@ -31,22 +41,32 @@ use lockne_lab::{Namespace, probe};
 pub(crate) use tool::tests;
 
 fn main() -> ExitCode {
-    if let Some(code) = probe::run_if_asked() {
+    if let Some(code) = probe::run_if_asked().or_else(lockne_lab::escape::run_if_asked) {
         return code;
     }
     let obstacle = Namespace::create("trial").err();
     let obstacle = obstacle.map(|error| error.to_string());
     let modules = [
         ("action", action::TESTS),
+        ("attach", attach::TESTS),
         ("counter", counter::TESTS),
+        ("dns", dns::TESTS),
+        ("failover", failover::TESTS),
+        ("escape", escape::TESTS),
+        ("explain", explain::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
         ("hole", hole::TESTS),
+        ("monitor", monitor::TESTS),
+        ("leaktest", leaktest::TESTS),
         ("network", network::TESTS),
         ("older", older::TESTS),
         ("path", path::TESTS),
         ("peer", peer::TESTS),
+        ("rule", rule::TESTS),
         ("survival", survival::TESTS),
+        ("trace", trace::TESTS),
+        ("user", user::TESTS),
     ];
     let tests = modules
         .into_iter()

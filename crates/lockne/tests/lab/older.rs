@@ -33,7 +33,7 @@ tests! {
 }
 
 /// An unpoliced socket at home for this kind of traffic.
-fn socket(home: &Home, action: Action, to: IpAddr) -> Socket {
+pub(crate) fn socket(home: &Home, action: Action, to: IpAddr) -> Socket {
     let domain = Domain::for_address(SocketAddr::new(to, 0));
     let icmp = if to.is_ipv4() {
         Protocol::ICMPV4
@@ -53,7 +53,7 @@ fn socket(home: &Home, action: Action, to: IpAddr) -> Socket {
 }
 
 /// Lets the program have `fd` under the number that it has here.
-fn leave_open(command: &mut Command, fd: BorrowedFd<'_>) {
+pub(crate) fn leave_open(command: &mut Command, fd: BorrowedFd<'_>) {
     let number = fd.as_raw_fd();
     // SAFETY: `fd` is open until the command is started, which all callers do at once; the closure
     // makes one system call.

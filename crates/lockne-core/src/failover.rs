@@ -1,0 +1,273 @@
+//! Which of several tunnels a policy uses: the first that works. Pure: the time comes from outside.
+//!
+//! A tunnel fails at once when its device is down, and else when what was sent into it has had no answer for a
+//! while: a WireGuard peer answers within ten seconds, if only to say that it is there. It works again when
+//! it has done so for a while, so that one that comes and goes is not gone back to each time.
+//!
+//! While none works, the one that was used last stays: its programs are silent, and nothing goes past it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{policy::Terms, tunnel::TunnelName};
+
+/// How long what was sent may stay without an answer.
+pub const SILENCE: Duration = Duration::from_secs(15);
+/// How long a tunnel that failed has to work before it is used again.
+pub const CALM: Duration = Duration::from_secs(20);
+/// How many pings in a row may be lost.
+pub const LOST_PINGS: u32 = 3;
+/// What WireGuard sends in a second only to keep a connection open, in bytes; the far end does not answer it.
+const KEEPALIVE: u64 = 32;
+
+/// What can be seen of a tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sign {
+    /// Its device is up.
+    pub up: bool,
+    /// Bytes sent and received so far, where somebody counts what its far end sends.
+    pub traffic: Option<(u64, u64)>,
+    /// Something was sent into it to see whether it answers at all.
+    pub asked: bool,
+    /// Whether an address behind it answered the last ping, if it has to.
+    pub ping: Option<bool>,
+}
+
+/// What is known of a tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    seen: bool,
+    failed: bool,
+    traffic: Option<(u64, u64)>,
+    /// Since when something has been without an answer.
+    waiting: Option<Duration>,
+    lost: u32,
+    /// Since when it has worked again, after it failed.
+    better: Option<Duration>,
+}
+
+impl Health {
+    /// Whether the tunnel works.
+    #[must_use]
+    pub const fn works(&self) -> bool {
+        self.seen && !self.failed
+    }
+
+    /// Takes note of what was seen at the time `now`.
+    pub fn observe(&mut self, now: Duration, sign: Sign) {
+        let heard = self.hear(now, sign);
+        let is_silent = self
+            .waiting
+            .is_some_and(|since| now.saturating_sub(since) >= SILENCE);
+        if !sign.up || is_silent || self.lost >= LOST_PINGS {
+            self.failed = true;
+            self.better = None;
+        } else if self.failed && (heard || self.better.is_some()) {
+            let since = *self.better.get_or_insert(now);
+            if now.saturating_sub(since) >= CALM {
+                self.failed = false;
+                self.better = None;
+            }
+        }
+        self.seen = true;
+    }
+
+    /// Returns whether there was a sign of life.
+    fn hear(&mut self, now: Duration, sign: Sign) -> bool {
+        let before = std::mem::replace(&mut self.traffic, sign.traffic);
+        match sign.ping {
+            Some(true) => self.lost = 0,
+            Some(false) => self.lost = self.lost.saturating_add(1),
+            None => {}
+        }
+        let Some((sent, received)) = sign.traffic else {
+            self.waiting = None;
+            return sign.up && sign.ping != Some(false) && self.lost == 0;
+        };
+        // Counters begin anew with a new device.
+        let (sent_before, received_before) = before.unwrap_or((sent, received));
+        if received != received_before || sent < sent_before {
+            self.waiting = None;
+            return self.lost == 0;
+        }
+        if !sign.up {
+            self.waiting = None;
+        } else if sign.asked || sent - sent_before > KEEPALIVE {
+            self.waiting.get_or_insert(now);
+        }
+        false
+    }
+}
+
+/// The tunnel that `terms` mean now, if they mean any, after `current` was used.
+#[must_use]
+pub fn choose<'a>(
+    terms: &'a Terms,
+    health: &BTreeMap<TunnelName, Health>,
+    current: Option<&TunnelName>,
+) -> Option<&'a TunnelName> {
+    let works = |name: &&TunnelName| health.get(*name).is_some_and(Health::works);
+    terms
+        .tunnels()
+        .find(works)
+        .or_else(|| terms.tunnels().find(|name| Some(*name) == current))
+        .or_else(|| terms.tunnels().next())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::policy::Action;
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn up(sent: u64, received: u64) -> Sign {
+        Sign {
+            up: true,
+            traffic: Some((sent, received)),
+            ..Sign::default()
+        }
+    }
+
+    #[test]
+    fn idle_tunnel_works_however_long_it_keeps_its_connection_open() {
+        let mut health = Health::default();
+        for now in 0..10_000 {
+            health.observe(seconds(now), up(now / 25 * 32, 0));
+            assert!(health.works(), "{now}");
+        }
+    }
+
+    #[test]
+    fn what_stays_without_an_answer_is_a_failure_and_what_is_answered_late_is_none() {
+        let mut health = Health::default();
+        health.observe(seconds(0), up(0, 0));
+        health.observe(seconds(1), up(100, 0));
+        health.observe(seconds(12), up(100, 32));
+        health.observe(seconds(20), up(100, 32));
+        assert!(health.works());
+        health.observe(seconds(30), up(200, 32));
+        health.observe(seconds(44), up(300, 32));
+        assert!(health.works());
+        health.observe(seconds(45), up(400, 32));
+        assert!(!health.works());
+    }
+
+    #[test]
+    fn device_that_is_down_is_a_failure_at_once_and_forgiven_late() {
+        let mut health = Health::default();
+        let plain = |up| Sign {
+            up,
+            ..Sign::default()
+        };
+        health.observe(seconds(0), plain(true));
+        assert!(health.works());
+        health.observe(seconds(1), plain(false));
+        assert!(!health.works());
+        health.observe(seconds(2), plain(true));
+        health.observe(seconds(21), plain(true));
+        assert!(!health.works());
+        health.observe(seconds(22), plain(true));
+        assert!(health.works());
+    }
+
+    #[test]
+    fn lost_pings_are_a_failure_and_one_is_none() {
+        let mut health = Health::default();
+        let ping = |answered| Sign {
+            ping: Some(answered),
+            ..up(0, 0)
+        };
+        for (now, answered) in [true, false, false, true, false, false]
+            .into_iter()
+            .enumerate()
+        {
+            health.observe(seconds(now as u64), ping(answered));
+            assert!(health.works());
+        }
+        health.observe(seconds(7), ping(false));
+        assert!(!health.works());
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    struct Event {
+        tunnel: usize,
+        wait: u64,
+        up: bool,
+        sent: u64,
+        received: u64,
+        asked: bool,
+        ping: Option<bool>,
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        let ping = prop_oneof![3 => Just(None), 1 => any::<bool>().prop_map(Some)];
+        (
+            0..4_usize,
+            0..12_u64,
+            prop::bool::weighted(0.8),
+            0..99_u64,
+            0..2_u64,
+            any::<bool>(),
+            ping,
+        )
+            .prop_map(|(tunnel, wait, up, sent, received, asked, ping)| Event {
+                tunnel,
+                wait,
+                up,
+                sent,
+                received,
+                asked,
+                ping,
+            })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+
+        /// For every order of events: a listed tunnel that works, the first of them, or silence in a listed one.
+        #[test]
+        fn chosen_tunnel_is_listed_and_works_if_any_does(events in vec(event(), 1..200)) {
+            const NAMES: [&str; 4] = ["a", "b", "c", "not-listed"];
+            let name = |number: usize| NAMES[number].parse::<TunnelName>().unwrap();
+            let terms = Terms { or: vec![name(1), name(2)], ..Terms::new(Action::Via(name(0))) };
+            let mut health: BTreeMap<TunnelName, Health> = BTreeMap::new();
+            let mut traffic = [(0, 0); 4];
+            let mut failed_at: BTreeMap<TunnelName, Duration> = BTreeMap::new();
+            let mut current = None;
+            let mut now = Duration::ZERO;
+            for event in events {
+                now += seconds(event.wait);
+                let (sent, received) = &mut traffic[event.tunnel];
+                *sent += event.sent;
+                *received += event.received;
+                let sign = Sign {
+                    up: event.up,
+                    traffic: Some((*sent, *received)),
+                    asked: event.asked,
+                    ping: event.ping,
+                };
+                let its = health.entry(name(event.tunnel)).or_default();
+                let before = its.works();
+                its.observe(now, sign);
+                prop_assert!(event.up || !its.works(), "a device that is down works");
+                if !its.works() {
+                    failed_at.entry(name(event.tunnel)).and_modify(|at| if before { *at = now }).or_insert(now);
+                } else if let Some(at) = failed_at.remove(&name(event.tunnel)) {
+                    prop_assert!(now.saturating_sub(at) >= CALM, "it was forgiven too soon");
+                }
+                let chosen = choose(&terms, &health, current.as_ref()).unwrap().clone();
+                let mut working = terms.tunnels().filter(|it| health.get(*it).is_some_and(Health::works));
+                match working.next() {
+                    Some(first) => prop_assert_eq!(&chosen, first),
+                    None => prop_assert!(current.is_none_or(|it| it == chosen), "it moved for nothing"),
+                }
+                prop_assert!(terms.tunnels().any(|it| *it == chosen));
+                current = Some(chosen);
+            }
+        }
+    }
+}

@@ -1,0 +1,535 @@
+//! The configuration in force: loaded, watched, and applied as a difference.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    time::Instant,
+};
+
+use lockne_core::{
+    api::{ConfigStatus, Lifetime, RuleStatus, TunnelUp},
+    config::{
+        Config, Source, Text, Tunnel as Named,
+        assign::{self, Assigned},
+    },
+    policy::{Action, PolicyId, Terms},
+    tunnel::TunnelName,
+    wgquick,
+};
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use crate::{
+    config::{self, Files},
+    daemon::Daemon,
+    error::Error,
+    rules::{CompiledRule, Fallback, Installed, Missing, Outcome},
+    socket,
+    tunnels::Tunnel,
+    watch::Watch,
+};
+
+/// What the daemon knows of its configuration.
+pub(crate) struct Configured {
+    files: Option<Files>,
+    config: Config,
+    texts: Vec<Text>,
+    /// Why what the files say now is not in force.
+    problem: Option<String>,
+    pub(crate) assigned: Assigned,
+    /// The tunnels that it brought up.
+    tunnels: BTreeSet<TunnelName>,
+    pub(crate) installed: Installed,
+    missing: Vec<Missing>,
+    pub(crate) watch: Option<Watch>,
+}
+
+/// What the next daemon must know of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    file: PathBuf,
+    /// The texts that are in force, for the case that the files are broken by then.
+    texts: Vec<Text>,
+    assigned: Assigned,
+    tunnels: BTreeSet<TunnelName>,
+}
+
+impl Configured {
+    pub(crate) fn new(installed: Installed) -> Self {
+        Self {
+            files: None,
+            config: Config::default(),
+            texts: Vec::new(),
+            problem: None,
+            assigned: Assigned::default(),
+            tunnels: BTreeSet::new(),
+            installed,
+            missing: Vec::new(),
+            watch: None,
+        }
+    }
+
+    /// What is to be recorded; `None` if there never was anything.
+    pub(crate) fn kept(&self) -> Option<Kept> {
+        let file = self.files.as_ref()?.main().to_owned();
+        let is_empty = self.texts.is_empty() && self.assigned.made.is_empty();
+        (!is_empty).then(|| Kept {
+            file,
+            texts: self.texts.clone(),
+            assigned: self.assigned.clone(),
+            tunnels: self.tunnels.clone(),
+        })
+    }
+
+    /// Whether programs get policies without being asked.
+    pub(crate) fn has_rules(&self) -> bool {
+        !self.assigned.rules.is_empty()
+    }
+
+    /// Waits until the files may have changed.
+    pub(crate) async fn changed(watch: Option<&Watch>) {
+        match watch {
+            Some(watch) => watch.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The tunnel of the configuration with this interface.
+    pub(crate) fn tunnel(&self, interface: &TunnelName) -> Option<&Named> {
+        self.config.tunnel_of(interface).map(|(_, tunnel)| tunnel)
+    }
+
+    /// Terms that speak of tunnels as the configuration calls them, with their interfaces instead.
+    pub(crate) fn resolve(&self, terms: Terms) -> Terms {
+        let interface = |name: &TunnelName| self.config.interface(name);
+        Terms {
+            action: match terms.action {
+                Action::Via(name) => Action::Via(interface(&name)),
+                other => other,
+            },
+            or: terms.or.iter().map(interface).collect(),
+            ..terms
+        }
+    }
+
+    /// What it shows of itself; `None` if there is nothing to show.
+    pub(crate) fn status(&self) -> Option<ConfigStatus> {
+        let files = self.files.as_ref()?;
+        if self.texts.is_empty() && self.problem.is_none() {
+            return None;
+        }
+        let policy = |key: &assign::Key| {
+            let mut rules = self.assigned.rules.iter();
+            rules.find(|(it, _)| it == key).map(|(_, id)| *id)
+        };
+        let rules = self.config.rules.iter().map(|rule| {
+            let key = Some(rule.name.clone());
+            let missing = self.missing.iter().find(|it| it.rule == rule.name);
+            RuleStatus {
+                missing: missing.map(|it| it.what.clone()),
+                ..RuleStatus::new(&self.config, rule, policy(&key))
+            }
+        });
+        Some(ConfigStatus {
+            file: files.main().to_owned(),
+            problem: self.problem.clone(),
+            rules: rules.collect(),
+            default: policy(&None),
+        })
+    }
+}
+
+/// A configuration with all that was read for it.
+struct Prepared {
+    texts: Vec<Text>,
+    config: Config,
+    /// The tunnels that rules need and lockne makes.
+    tunnels: Vec<TunnelUp>,
+}
+
+impl Prepared {
+    fn new(texts: Vec<Text>) -> Result<Self, config::Error> {
+        let config = Config::parse(&texts).map_err(config::Error::Wrong)?;
+        let used = config.used();
+        let mut tunnels = Vec::new();
+        for (name, tunnel) in &config.tunnels {
+            if used.contains(name)
+                && let Some(request) = request(name, tunnel)?
+            {
+                tunnels.push(request);
+            }
+        }
+        Ok(Self {
+            texts,
+            config,
+            tunnels,
+        })
+    }
+}
+
+/// The request for a tunnel that lockne makes; `None` if somebody else does.
+fn request(name: &TunnelName, tunnel: &Named) -> Result<Option<TunnelUp>, config::Error> {
+    let Source::File { path, allow_hooks } = &tunnel.source else {
+        return Ok(None);
+    };
+    let text = fs::read_to_string(path).map_err(|source| config::Error::Read {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(Some(TunnelUp {
+        name: name.clone(),
+        file: path.clone(),
+        config: Zeroizing::new(text),
+        allow_hooks: *allow_hooks,
+        lifetime: Lifetime::UntilDown,
+    }))
+}
+
+impl Daemon {
+    /// Loads the configuration at start.
+    ///
+    /// A broken one is an error, unless an earlier daemon had one that was right: that stays in force then.
+    pub(crate) async fn load(&mut self, kept: Option<Kept>) -> Result<(), Error> {
+        let recorded = kept
+            .as_ref()
+            .map(|kept| Files::new(&kept.file).or_nothing());
+        let Some(files) = self.options.config.clone().or(recorded) else {
+            return Ok(());
+        };
+        let had = kept.is_some();
+        let kept = kept.unwrap_or_default();
+        self.configured.assigned = kept.assigned;
+        self.configured.tunnels = kept.tunnels;
+        self.configured.files = Some(files.clone());
+        match Watch::new(&files) {
+            Ok(watch) => self.configured.watch = Some(watch),
+            Err(error) => {
+                warn!(%error, "cannot watch the configuration; SIGHUP makes the daemon read it again");
+            }
+        }
+        let prepared = files.read().and_then(Prepared::new);
+        let prepared = match prepared {
+            Err(error) if had => {
+                self.complain(&error);
+                Prepared::new(kept.texts)
+            }
+            prepared => prepared,
+        };
+        let prepared = prepared.map_err(Error::Configuration)?;
+        let problem = self.configured.problem.take();
+        self.apply(prepared).await?;
+        self.configured.problem = problem;
+        Ok(())
+    }
+
+    /// Reads the files again, and applies what they say if all of it is right. Returns whether a tunnel is to be
+    /// brought up.
+    pub(crate) async fn reload(&mut self) -> bool {
+        let Some(files) = self.configured.files.clone() else {
+            return false;
+        };
+        if let Some(watch) = &self.configured.watch
+            && let Err(error) = watch.look(&files)
+        {
+            warn!(%error, "cannot watch the configuration; SIGHUP makes the daemon read it again");
+        }
+        match files.read().and_then(Prepared::new) {
+            Err(error) => self.complain(&error),
+            Ok(prepared) => {
+                if let Err(error) = self.apply(prepared).await {
+                    let refusal = error.refusal();
+                    warn!(error = ?refusal, "cannot apply the configuration; the one before holds");
+                    let mut why = vec![refusal.error];
+                    why.extend(refusal.causes);
+                    self.configured.problem = Some(why.join(": "));
+                }
+            }
+        }
+        self.tunnels.values().any(|it| it.wireguard.is_none())
+    }
+
+    fn complain(&mut self, error: &config::Error) {
+        let text = match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        warn!("the configuration is not used, the one before holds: {text}");
+        self.configured.problem = Some(text);
+    }
+
+    /// Puts a configuration in the place of the one before. If that fails, the one before stays.
+    async fn apply(&mut self, prepared: Prepared) -> Result<(), Error> {
+        let started = Instant::now();
+        let Prepared {
+            texts,
+            config,
+            tunnels,
+        } = prepared;
+        let new = self.new_tunnels(tunnels)?;
+        let change = self.change(&config)?;
+        let policies = self.policies.clone();
+        self.policies.extend(change.new.clone());
+        self.policies.extend(change.moved.clone());
+        let before = std::mem::replace(&mut self.configured.config, config);
+        let moves: Vec<PolicyId> = change.moved.keys().copied().collect();
+        let result = match self.reconcile().await {
+            Ok(()) => self.install(&change.assigned),
+            Err(error) => Err(error),
+        };
+        let outcome = match result {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.configured.config = before;
+                self.policies = policies;
+                if let Err(undo) = self.reconcile().await {
+                    warn!(error = ?undo.refusal(), "cannot take back a configuration that failed");
+                }
+                return Err(error);
+            }
+        };
+        self.configured.assigned = change.assigned;
+        self.configured.texts = texts;
+        self.configured.problem = None;
+        let mut permissions = self.options.permissions.clone();
+        permissions.grants.extend(self.configured.config.grants());
+        self.authority.set(permissions);
+        self.note(&outcome);
+        for id in moves {
+            self.cut_elsewhere(id);
+        }
+        info!(
+            rules = self.configured.config.rules.len(),
+            policies = self.policies.len(),
+            moved = outcome.moved.len(),
+            took = ?started.elapsed(),
+            "the configuration is in force"
+        );
+        self.replace_tunnels(new).await;
+        self.forget_unused();
+        self.enforce().await
+    }
+
+    /// Tunnels that are not there yet, or from another file than now.
+    fn new_tunnels(
+        &self,
+        requests: Vec<TunnelUp>,
+    ) -> Result<Vec<(TunnelUp, wgquick::Config)>, Error> {
+        let mut new = Vec::new();
+        for request in requests {
+            let config = self.parse(&request)?;
+            match self.tunnels.get(&request.name) {
+                Some(old)
+                    if *old.request.config == *request.config
+                        && old.request.allow_hooks == request.allow_hooks => {}
+                Some(_) if !self.configured.tunnels.contains(&request.name) => {
+                    return Err(Error::TunnelExists { name: request.name });
+                }
+                _ => new.push((request, config)),
+            }
+        }
+        Ok(new)
+    }
+
+    fn change(&mut self, config: &Config) -> Result<assign::Change, Error> {
+        let free = |policies: &BTreeMap<PolicyId, Terms>| {
+            let all = (1..=u8::MAX)
+                .filter_map(std::num::NonZeroU8::new)
+                .map(PolicyId);
+            all.filter(|id| !policies.contains_key(id))
+                .collect::<Vec<_>>()
+        };
+        let assigned = &self.configured.assigned;
+        let change = assign::change(assigned, &self.policies, config, free(&self.policies));
+        if let Some(change) = change {
+            return Ok(change);
+        }
+        self.forget_unused();
+        let assigned = &self.configured.assigned;
+        assign::change(assigned, &self.policies, config, free(&self.policies))
+            .ok_or(Error::TooManyPolicies)
+    }
+
+    /// Hands the rules to the kernel.
+    fn install(&mut self, assigned: &Assigned) -> Result<Outcome, Error> {
+        let config = &self.configured.config;
+        let rules = config.rules.iter().zip(&assigned.rules);
+        let rules: Vec<CompiledRule> = rules
+            .map(|(rule, (_, policy))| CompiledRule {
+                rule: rule.clone(),
+                policy: *policy,
+            })
+            .collect();
+        let last = assigned.rules.last().filter(|(key, _)| key.is_none());
+        let fallback = config.default.as_ref().zip(last);
+        let fallback = fallback.map(|(default, (_, policy))| Fallback {
+            terms: default.terms.clone(),
+            policy: *policy,
+            existing: default.existing,
+        });
+        let installed = &mut self.configured.installed;
+        Ok(installed.apply(&mut self.kernel, &rules, fallback.as_ref())?)
+    }
+
+    /// Looks again for what the rules name, after something of that came or went.
+    pub(crate) fn refresh_rules(&mut self) {
+        match self.configured.installed.refresh(&mut self.kernel) {
+            Ok(outcome) => self.note(&outcome),
+            Err(error) => warn!(%error, "cannot look again for the files that rules name"),
+        }
+    }
+
+    fn note(&mut self, outcome: &Outcome) {
+        for moved in &outcome.moved {
+            let rule = moved.rule.as_ref().map_or("default", |it| it.as_str());
+            info!(pid = moved.pid, rule, policy = %moved.policy, cut = moved.cut, "a running program moved");
+        }
+        for missing in &outcome.missing {
+            if !self.configured.missing.contains(missing) {
+                warn!(rule = %missing.rule, "decides nothing for now: {}", missing.what);
+            }
+        }
+        self.configured.missing.clone_from(&outcome.missing);
+    }
+
+    /// Cuts the connections of a policy that goes another way now.
+    pub(crate) fn cut_elsewhere(&self, id: PolicyId) {
+        let lan = self
+            .effective(id)
+            .map(|terms| terms.lan)
+            .unwrap_or_default();
+        let stays = |peer: std::net::IpAddr| {
+            peer.is_loopback() || lan.iter().any(|prefix| prefix.contains(&peer))
+        };
+        match socket::cut_policy(self.options.field, id, stays) {
+            Ok(cut) => info!(policy = %id, cut, "connections by the way before were cut"),
+            Err(error) => warn!(policy = %id, %error, "cannot cut connections by the way before"),
+        }
+    }
+
+    /// Puts tunnels in place and takes away those that the configuration does not need any more.
+    async fn replace_tunnels(&mut self, new: Vec<(TunnelUp, wgquick::Config)>) {
+        let used = self.configured.config.used();
+        let named = self.configured.config.tunnels.iter();
+        let mut needed: BTreeSet<TunnelName> = named
+            .filter(|(name, it)| matches!(it.source, Source::File { .. }) && used.contains(*name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        // Programs may still be in one that no rule names.
+        for name in &self.configured.tunnels {
+            let has_user = |id: &PolicyId| !self.kernel.processes(*id).is_empty();
+            let mut policies = self.policies.iter();
+            if policies.any(|(id, terms)| terms.tunnels().any(|it| it == name) && has_user(id)) {
+                needed.insert(name.clone());
+            }
+        }
+        let gone = self.configured.tunnels.difference(&needed).cloned();
+        let replaced = new.iter().map(|(request, _)| request.name.clone());
+        for name in gone.chain(replaced).collect::<Vec<_>>() {
+            if let Some(tunnel) = self.tunnels.remove(&name)
+                && let Err(error) = tunnel.down().await
+            {
+                warn!(tunnel = %name, %error, "cannot take the tunnel down");
+            }
+        }
+        let made: BTreeSet<TunnelName> = new.iter().map(|(it, _)| it.name.clone()).collect();
+        self.configured.tunnels = &(&self.configured.tunnels & &needed) | &made;
+        for (request, config) in new {
+            let tunnel = Tunnel {
+                request,
+                config,
+                wireguard: None,
+            };
+            self.tunnels.insert(tunnel.request.name.clone(), tunnel);
+        }
+    }
+
+    /// Takes up a tunnel of the configuration that no rule has asked for yet.
+    pub(crate) fn take_up(&mut self, name: &TunnelName) -> Result<bool, Error> {
+        if self.tunnels.contains_key(name) {
+            return Ok(false);
+        }
+        let Some(named) = self.configured.config.tunnels.get(name) else {
+            return Ok(false);
+        };
+        let Some(request) = request(name, named).map_err(Error::Configuration)? else {
+            return Ok(false);
+        };
+        let config = self.parse(&request)?;
+        let tunnel = Tunnel {
+            request,
+            config,
+            wireguard: None,
+        };
+        self.tunnels.insert(name.clone(), tunnel);
+        self.configured.tunnels.insert(name.clone());
+        Ok(true)
+    }
+
+    /// What a policy says at this moment: with what its tunnel brings along.
+    pub(crate) fn effective(&self, id: PolicyId) -> Option<Terms> {
+        let mut terms = self.policies.get(&id)?.clone();
+        if let Some(name) = self
+            .failover
+            .chosen(id)
+            .filter(|name| terms.tunnels().any(|it| it == *name))
+        {
+            terms.action = Action::Via(name.clone());
+        }
+        if let Action::Via(name) = &terms.action
+            && let Some(tunnel) = self.configured.tunnel(name)
+        {
+            terms.lan.extend(&tunnel.lan);
+            if terms.dns.is_empty() {
+                terms.dns.clone_from(&tunnel.dns);
+            }
+        }
+        Some(terms)
+    }
+
+    /// Forgets policies that no rule, no process and no socket has any more, so that others can have their
+    /// numbers. Says how many.
+    pub(crate) fn forget_unused(&mut self) -> usize {
+        let used = match socket::all_policies(self.options.field) {
+            Ok(used) => used,
+            Err(error) => {
+                warn!(%error, "cannot tell which policies sockets have; none is forgotten");
+                return 0;
+            }
+        };
+        let ruled: BTreeSet<PolicyId> = self
+            .configured
+            .assigned
+            .rules
+            .iter()
+            .map(|it| it.1)
+            .collect();
+        let living = match self.kernel.living() {
+            Ok(living) => living,
+            Err(error) => {
+                warn!(%error, "cannot tell which policies processes have; none is forgotten");
+                return 0;
+            }
+        };
+        let is_used = |id: &PolicyId| {
+            self.failover.uses(*id)
+                || ruled.contains(id)
+                || used.contains(id)
+                || living.contains(id)
+        };
+        let before = self.policies.len();
+        for id in self.policies.keys().filter(|id| !is_used(id)) {
+            if let Err(error) = self.kernel.forget(*id) {
+                warn!(policy = %id, %error, "cannot forget a policy that nothing uses");
+                return 0;
+            }
+        }
+        self.policies.retain(|id, _| is_used(id));
+        let policies = &self.policies;
+        let assigned = &mut self.configured.assigned;
+        assigned.made.retain(|id| policies.contains_key(id));
+        assigned.mixed.retain(|id| policies.contains_key(id));
+        before - self.policies.len()
+    }
+}

@@ -1,0 +1,195 @@
+//! Policies with several tunnels use the first that works.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use lockne_core::{
+    api::{TunnelKind, TunnelState, TunnelStatus},
+    failover::{self, Health, Sign},
+    policy::{Action, PolicyId, Terms},
+    tunnel::TunnelName,
+};
+use tracing::{info, warn};
+
+use crate::{daemon::Daemon, error::Error, ping::Ping};
+
+/// How often the tunnels are looked at, while a policy has several.
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
+/// In how many looks one pings.
+const PING: u32 = 2;
+/// A session of WireGuard that is older than this is none any more (`REJECT_AFTER_TIME`).
+const SESSION: u64 = 180;
+
+/// What is known of tunnels that stand in for each other.
+#[derive(Default)]
+pub(crate) struct Failover {
+    looks: u32,
+    health: BTreeMap<TunnelName, Health>,
+    /// Which tunnel each policy uses that has several.
+    chosen: BTreeMap<PolicyId, TunnelName>,
+    /// The policies by which pings go into a tunnel.
+    ways: BTreeMap<TunnelName, PolicyId>,
+    pings: BTreeMap<TunnelName, Ping>,
+}
+
+impl Failover {
+    /// The tunnel that a policy uses now, if it has several.
+    pub(crate) fn chosen(&self, id: PolicyId) -> Option<&TunnelName> {
+        self.chosen.get(&id)
+    }
+
+    /// Chooses for a policy that is new, by what is known already.
+    pub(crate) fn choose_first(&mut self, id: PolicyId, policies: &BTreeMap<PolicyId, Terms>) {
+        let terms = policies.get(&id).filter(|terms| !terms.or.is_empty());
+        let chosen = terms.and_then(|terms| failover::choose(terms, &self.health, None));
+        match chosen {
+            Some(name) => self.chosen.insert(id, name.clone()),
+            None => self.chosen.remove(&id),
+        };
+    }
+
+    /// Whether pings need a policy.
+    pub(crate) fn uses(&self, id: PolicyId) -> bool {
+        self.ways.values().any(|it| *it == id)
+    }
+}
+
+impl Daemon {
+    /// Whether a policy has several tunnels.
+    pub(crate) fn has_choice(&self) -> bool {
+        self.policies.values().any(|terms| !terms.or.is_empty())
+    }
+
+    /// Looks at the tunnels of policies that have several, and moves those whose tunnel fails.
+    pub(crate) async fn look_at_tunnels(&mut self) {
+        let choices = self.policies.values().filter(|terms| !terms.or.is_empty());
+        let names: BTreeSet<TunnelName> = choices.flat_map(Terms::tunnels).cloned().collect();
+        self.failover.looks = self.failover.looks.wrapping_add(1);
+        let keep = |name: &TunnelName| names.contains(name);
+        self.failover.health.retain(|name, _| keep(name));
+        self.failover.ways.retain(|name, _| keep(name));
+        self.failover.pings.retain(|name, _| keep(name));
+        for name in &names {
+            let Ok(status) = self.tunnel_status(name).await else {
+                self.observe(name, Sign::default());
+                continue;
+            };
+            let sign = self.sign(&status).await;
+            self.observe(name, sign);
+        }
+        if let Err(error) = self.choose().await {
+            let error = error.refusal();
+            warn!(?error, "cannot move programs to a tunnel that works");
+        }
+    }
+
+    fn observe(&mut self, name: &TunnelName, sign: Sign) {
+        let health = self.failover.health.entry(name.clone()).or_default();
+        let before = *health;
+        health.observe(self.started.elapsed(), sign);
+        if before != Health::default() && before.works() != health.works() {
+            let state = if health.works() {
+                "works again"
+            } else {
+                "does not work"
+            };
+            info!(tunnel = %name, "{state}");
+        }
+    }
+
+    async fn sign(&mut self, status: &TunnelStatus) -> Sign {
+        let name = &status.name;
+        let up = status.state == TunnelState::Up;
+        let is_ours = status.kind != TunnelKind::Interface;
+        let sum = |f: fn(&lockne_core::api::PeerStatus) -> u64| status.peers.iter().map(f).sum();
+        let probe = self.configured.tunnel(name).and_then(|it| it.probe);
+        let works = self.failover.health.get(name).is_none_or(Health::works);
+        let has_session = status
+            .peers
+            .iter()
+            .any(|peer| peer.handshake_age_seconds.is_some_and(|age| age < SESSION));
+        // One that is idle says nothing of itself, and one that failed must be asked to be heard again.
+        let must_ask = is_ours && !(works && has_session);
+        let mut sign = Sign {
+            up,
+            traffic: is_ours.then(|| (sum(|it| it.tx_bytes), sum(|it| it.rx_bytes))),
+            ..Sign::default()
+        };
+        let address = probe.or_else(|| must_ask.then(|| somebody_behind(status)).flatten());
+        let Some(address) = address else {
+            self.failover.pings.remove(name);
+            return sign;
+        };
+        if !up || !self.failover.looks.is_multiple_of(PING) {
+            return sign;
+        }
+        match self.ping(name, address).await {
+            Ok(answered) => {
+                sign.asked = is_ours;
+                sign.ping = answered.filter(|_| probe.is_some());
+            }
+            Err(error) => {
+                let error = error.refusal();
+                warn!(tunnel = %name, ?error, "cannot ping through the tunnel");
+            }
+        }
+        sign
+    }
+
+    async fn ping(&mut self, name: &TunnelName, address: IpAddr) -> Result<Option<bool>, Error> {
+        let id = self.policy(Terms::new(Action::Via(name.clone()))).await?;
+        self.failover.ways.insert(name.clone(), id);
+        let is_other = |ping: &Ping| ping.address() != address;
+        if self.failover.pings.get(name).is_none_or(is_other) {
+            let mark = self.options.field.mark(id.get());
+            let ping = Ping::new(address, mark).map_err(Error::Ping)?;
+            self.failover.pings.insert(name.clone(), ping);
+        }
+        Ok(self.failover.pings.get_mut(name).and_then(Ping::again))
+    }
+
+    /// Chooses anew for every policy, and moves those that have to.
+    pub(crate) async fn choose(&mut self) -> Result<(), Error> {
+        let mut chosen = BTreeMap::new();
+        let mut moved = Vec::new();
+        for (id, terms) in self.policies.iter().filter(|(_, it)| !it.or.is_empty()) {
+            let before = self.failover.chosen.get(id);
+            let now = failover::choose(terms, &self.failover.health, before);
+            if let Some(now) = now {
+                let first = terms.tunnels().next();
+                if before.or(first) != Some(now) {
+                    warn!(policy = %id, tunnel = %now, "programs use another tunnel now");
+                    moved.push(*id);
+                }
+                chosen.insert(*id, now.clone());
+            }
+        }
+        self.failover.chosen = chosen;
+        if moved.is_empty() {
+            return Ok(());
+        }
+        self.reconcile().await?;
+        // They have the address of the other tunnel, so they could only be silent.
+        for id in moved {
+            self.cut_elsewhere(id);
+        }
+        Ok(())
+    }
+}
+
+/// An address that packets reach only through the tunnel, whether anybody is there or not: a WireGuard peer
+/// says that it is there when it gets anything.
+fn somebody_behind(status: &TunnelStatus) -> Option<IpAddr> {
+    let neighbour = status.addresses.iter().next().map(|net| match net.addr() {
+        IpAddr::V4(it) => IpAddr::V4((u32::from(it) ^ 1).into()),
+        IpAddr::V6(it) => IpAddr::V6((u128::from(it) ^ 1).into()),
+    });
+    let is_routed = |address: &IpAddr| {
+        let mut prefixes = status.peers.iter().flat_map(|peer| &peer.allowed_ips);
+        prefixes.any(|prefix| prefix.contains(address))
+    };
+    status.dns.iter().copied().chain(neighbour).find(is_routed)
+}

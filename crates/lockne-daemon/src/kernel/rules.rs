@@ -1,0 +1,187 @@
+//! The maps by which an exec is decided.
+
+use std::{collections::BTreeMap, io};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, MapData, MapError},
+};
+use lockne_abi::{
+    Executable, Group, GroupName, MAX_GROUP_NAME, MAX_PLACE_NAME, MAX_SCRIPT_NAME, Place, RuleBits,
+    RuleSet, Script, Seen, User, name,
+};
+
+use super::{Error, take};
+
+/// A whole set of rules, by what an exec is looked up by. Names are shorter than their rooms in the maps.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sheet {
+    /// What is to be known of all together.
+    pub(crate) set: RuleSet,
+    /// By device and inode.
+    pub(crate) executables: BTreeMap<(u32, u64), RuleBits>,
+    /// By device, inode of the directory, and name there.
+    pub(crate) places: BTreeMap<(u32, u64, Vec<u8>), RuleBits>,
+    /// By name.
+    pub(crate) scripts: BTreeMap<Vec<u8>, RuleBits>,
+    /// By number.
+    pub(crate) users: BTreeMap<u32, RuleBits>,
+    /// By node above and name.
+    pub(crate) groups: BTreeMap<(u32, Vec<u8>), Group>,
+}
+
+/// The maps.
+pub(super) struct Maps {
+    generation: Array<MapData, u32>,
+    rules: Array<MapData, RuleSet>,
+    executables: HashMap<MapData, Executable, RuleBits>,
+    places: HashMap<MapData, Place, RuleBits>,
+    scripts: HashMap<MapData, Script, RuleBits>,
+    users: HashMap<MapData, User, RuleBits>,
+    groups: HashMap<MapData, GroupName, Group>,
+    seen: HashMap<MapData, Seen, RuleBits>,
+}
+
+impl Maps {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            generation: take(ebpf, name::GENERATION)?,
+            rules: take(ebpf, name::RULES)?,
+            executables: take(ebpf, name::EXECUTABLES)?,
+            places: take(ebpf, name::PLACES)?,
+            scripts: take(ebpf, name::SCRIPTS)?,
+            users: take(ebpf, name::USERS)?,
+            groups: take(ebpf, name::GROUPS)?,
+            seen: take(ebpf, name::SEEN)?,
+        })
+    }
+
+    /// Writes the set beside the one in force, which may be that of an earlier daemon; then it is in force.
+    pub(super) fn replace(&mut self, sheet: &Sheet) -> Result<(), Error> {
+        let generation = self
+            .generation
+            .get(&0, 0)
+            .map_err(Error::map(name::GENERATION))?;
+        wait_for_readers();
+        // 0 is no generation.
+        let next = generation.checked_add(1).unwrap_or(2);
+        let slot = next & 1;
+        fill(
+            &mut self.executables,
+            name::EXECUTABLES,
+            |key| key.slot == slot,
+            sheet.executables.iter().map(|((device, inode), bits)| {
+                let key = Executable {
+                    slot,
+                    device: *device,
+                    inode: *inode,
+                };
+                (key, *bits)
+            }),
+        )?;
+        fill(
+            &mut self.places,
+            name::PLACES,
+            |key| key.slot == slot,
+            sheet
+                .places
+                .iter()
+                .map(|((device, directory, name), bits)| {
+                    let key = Place {
+                        slot,
+                        device: *device,
+                        directory: *directory,
+                        name: room::<MAX_PLACE_NAME>(name),
+                    };
+                    (key, *bits)
+                }),
+        )?;
+        fill(
+            &mut self.scripts,
+            name::SCRIPTS,
+            |key| key.slot == slot,
+            sheet.scripts.iter().map(|(name, bits)| {
+                let name = room::<MAX_SCRIPT_NAME>(name);
+                (Script { slot, name }, *bits)
+            }),
+        )?;
+        fill(
+            &mut self.users,
+            name::USERS,
+            |key| key.slot == slot,
+            sheet
+                .users
+                .iter()
+                .map(|(id, bits)| (User { slot, id: *id }, *bits)),
+        )?;
+        fill(
+            &mut self.groups,
+            name::GROUPS,
+            |key| key.slot == slot,
+            sheet.groups.iter().map(|((parent, name), group)| {
+                let key = GroupName {
+                    slot,
+                    parent: *parent,
+                    name: room::<MAX_GROUP_NAME>(name),
+                };
+                (key, *group)
+            }),
+        )?;
+        self.rules
+            .set(slot, sheet.set, 0)
+            .map_err(Error::map(name::RULES))?;
+        self.generation
+            .set(0, next, 0)
+            .map_err(Error::map(name::GENERATION))?;
+        fill(
+            &mut self.seen,
+            name::SEEN,
+            |key| key.generation != next,
+            std::iter::empty(),
+        )
+    }
+}
+
+/// Waits until whoever began to read the slot that is not in force has ended.
+///
+/// A program of a tracepoint runs with preemption off, which is a reader's section of RCU.
+fn wait_for_readers() {
+    const GLOBAL: libc::c_int = 1;
+    // SAFETY: it takes two numbers, and waits for a grace period.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0) };
+    if result != 0 {
+        // Not where CPUs are without ticks (`nohz_full`). Nothing reads for a hundredth of this.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// Removes the entries that are `old`, and puts in new ones.
+fn fill<K: Pod, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    name: &'static str,
+    old: impl Fn(&K) -> bool,
+    new: impl Iterator<Item = (K, V)>,
+) -> Result<(), Error> {
+    let keys: Vec<_> = map.keys().filter_map(Result::ok).filter(old).collect();
+    for key in keys {
+        match map.remove(&key) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(MapError::SyscallError(call))
+                if call.io_error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::map(name)(error)),
+        }
+    }
+    for (key, value) in new {
+        map.insert(key, value, 0).map_err(Error::map(name))?;
+    }
+    Ok(())
+}
+
+/// A name, filled up with zeros.
+fn room<const N: usize>(name: &[u8]) -> [u8; N] {
+    let mut room = [0; N];
+    for (to, from) in room.iter_mut().zip(name) {
+        *to = *from;
+    }
+    room
+}

@@ -1,0 +1,807 @@
+//! `sched_process_exec`: rules, decided before the first instruction.
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::SocketAddr,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+};
+
+use lockne_abi::Policy;
+use lockne_core::{
+    policy::{Action, Terms},
+    rule::{Existing, Match, Rule, User},
+};
+use lockne_daemon::{
+    MarkField,
+    kernel::Kernel,
+    rules::{CompiledRule, Fallback, Installed, Outcome},
+};
+use tempfile::TempDir;
+
+use crate::{
+    probe::Probe,
+    program, tests,
+    world::{World, id, mark},
+};
+
+tests! {
+    ten_thousand_starts_never_send_past_their_rule,
+    file_is_meant_and_not_its_name,
+    file_that_an_update_puts_in_its_place_is_known_at_once,
+    directory_that_is_replaced_is_seen,
+    same_inode_on_another_device_is_another_file,
+    program_in_memory_is_named_by_no_rule,
+    first_rule_that_matches_decides,
+    every_condition_must_hold,
+    cgroup_is_found_by_path_by_unit_and_by_application,
+    policed_program_keeps_its_policy_over_exec_and_between_cgroups,
+    choice_by_hand_beats_every_rule,
+    script_is_told_by_interpreter_and_name,
+    exec_by_a_thread_is_decided_for_the_process,
+    setuid_program_is_judged_by_the_real_user,
+    running_programs_and_their_children_are_found,
+    fallback_is_for_those_that_nobody_named,
+    changed_rule_takes_its_children_along,
+    rules_are_replaced_as_a_whole,
+    rules_outlive_the_daemon,
+    thousand_rules_are_in_force_quickly,
+}
+
+/// Rules in a world of their own, and a directory for programs.
+struct Stage {
+    installed: Installed,
+    dir: TempDir,
+    world: World,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let mut world = World::new();
+        for number in [7, 8, 9] {
+            world.policy(number, Policy::BLOCK);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Self {
+            installed: Installed::new(MarkField::DEFAULT).unwrap(),
+            dir,
+            world,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().canonicalize().unwrap().join(name)
+    }
+
+    /// A copy of this program.
+    fn copy(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        copy_to(&path);
+        path
+    }
+
+    fn apply(&mut self, rules: &[CompiledRule]) -> Outcome {
+        self.installed
+            .apply(self.world.kernel(), rules, None)
+            .unwrap()
+    }
+}
+
+fn copy_to(path: &Path) {
+    // A copy into a file that somebody forks off with would be busy.
+    let source = env::current_exe().unwrap();
+    let status = Command::new("cp").arg(source).arg(path).status().unwrap();
+    assert!(status.success());
+}
+
+fn rule(name: &str, policy: u8, matches: Match) -> CompiledRule {
+    CompiledRule {
+        rule: Rule {
+            name: name.parse().unwrap(),
+            matches,
+            terms: Terms::new(Action::Block),
+            existing: Existing::Reset,
+        },
+        policy: id(policy),
+    }
+}
+
+fn exe(path: &Path) -> Match {
+    Match {
+        exe: Some(path.to_owned()),
+        ..Match::default()
+    }
+}
+
+/// The mark of a socket that `program` makes.
+fn mark_of(program: &Path) -> String {
+    marked(&mut Command::new(program))
+}
+
+fn marked(command: &mut Command) -> String {
+    let mut child = command
+        .arg("probe")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let input = b"socket udp4\nmark\n";
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().last().unwrap_or_default().to_owned()
+}
+
+fn ten_thousand_starts_never_send_past_their_rule() {
+    const STARTS: usize = 10_000;
+    const AT_ONCE: usize = 3;
+    let mut stage = Stage::new();
+    let policy = stage.world.tunnel_policy(7);
+    let (SocketAddr::V4(wan), SocketAddr::V4(tun)) = (stage.world.wan.far4, stage.world.tun.far4)
+    else {
+        panic!("these are of IPv4")
+    };
+    let [ruled, tunnelled, free] = ["ruled", "tunnelled", "free"].map(|name| stage.path(name));
+    program::sender(&ruled, wan);
+    program::sender(&tunnelled, tun);
+    program::sender(&free, wan);
+    stage.apply(&[rule("a", 7, exe(&ruled)), rule("b", 7, exe(&tunnelled))]);
+    for path in [&free, &tunnelled] {
+        assert!(Command::new(path).status().unwrap().success());
+    }
+    assert_eq!(stage.world.arrived(), vec![program::TEXT.to_vec(); 2]);
+
+    thread::scope(|scope| {
+        for part in 0..AT_ONCE {
+            let ruled = &ruled;
+            scope.spawn(move || {
+                for _ in (part..STARTS).step_by(AT_ONCE) {
+                    assert!(Command::new(ruled).status().unwrap().success());
+                }
+            });
+        }
+    });
+
+    assert_eq!(stage.world.arrived(), Vec::<Vec<u8>>::new());
+    let counted = stage.world.kernel().counters(policy).unwrap();
+    assert_eq!(counted.refused, STARTS as u64);
+    assert_eq!(stage.world.kernel().members(policy), 0);
+}
+
+fn file_is_meant_and_not_its_name() {
+    let mut stage = Stage::new();
+    let app = stage.copy("app");
+    let [link, hard, copy] = ["link", "hard", "copy"].map(|name| stage.path(name));
+    std::os::unix::fs::symlink(&app, &link).unwrap();
+    fs::hard_link(&app, &hard).unwrap();
+    copy_to(&copy);
+    fs::create_dir(stage.path("elsewhere")).unwrap();
+    let namesake = stage.copy("elsewhere/app");
+
+    stage.apply(&[rule("app", 7, exe(&link))]);
+
+    for path in [&app, &link, &hard] {
+        assert_eq!(mark_of(path), mark(7), "{}", path.display());
+    }
+    for path in [&copy, &namesake] {
+        assert_eq!(mark_of(path), mark(0), "{}", path.display());
+    }
+    assert_eq!(marked(Command::new(&copy).arg0("app")), mark(0));
+    assert_eq!(marked(Command::new(&app).arg0("copy")), mark(7));
+}
+
+fn file_that_an_update_puts_in_its_place_is_known_at_once() {
+    let mut stage = Stage::new();
+    let app = stage.copy("app");
+    stage.apply(&[
+        rule("app", 7, exe(&app)),
+        rule("later", 8, exe(&stage.path("later"))),
+    ]);
+
+    // Nobody tells the daemon, and nobody waits for it.
+    let next = stage.copy("app.next");
+    assert_eq!(mark_of(&next), mark(0));
+    for _ in 0..5 {
+        let next = stage.copy("app.next");
+        fs::rename(&next, &app).unwrap();
+        assert_eq!(mark_of(&app), mark(7));
+    }
+    let later = stage.copy("later");
+    assert_eq!(mark_of(&later), mark(8), "installed after its rule");
+}
+
+fn directory_that_is_replaced_is_seen() {
+    let mut stage = Stage::new();
+    for version in ["v1", "v2"] {
+        fs::create_dir(stage.path(version)).unwrap();
+        stage.copy(&format!("{version}/app"));
+    }
+    let current = stage.path("current");
+    std::os::unix::fs::symlink("v1", &current).unwrap();
+    let outcome = stage.apply(&[
+        rule("app", 7, exe(&current.join("app"))),
+        rule("new", 8, exe(&stage.path("new/app"))),
+    ]);
+    assert_eq!(outcome.missing.len(), 1);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let unseen = std::time::Duration::from_secs(20);
+    let wait = |stage: &mut Stage| {
+        let changed = async { tokio::time::timeout(unseen, stage.installed.changed()).await };
+        runtime.block_on(changed).expect("the change is seen");
+        stage.installed.refresh(stage.world.kernel()).unwrap()
+    };
+
+    std::os::unix::fs::symlink("v2", stage.path("next")).unwrap();
+    fs::rename(stage.path("next"), &current).unwrap();
+    wait(&mut stage);
+    assert_eq!(mark_of(&stage.path("v2/app")), mark(7));
+    assert_eq!(mark_of(&stage.path("v1/app")), mark(0));
+
+    fs::create_dir(stage.path("made")).unwrap();
+    stage.copy("made/app");
+    fs::rename(stage.path("made"), stage.path("new")).unwrap();
+    let outcome = wait(&mut stage);
+    assert_eq!(outcome.missing, []);
+    assert_eq!(mark_of(&stage.path("new/app")), mark(8));
+}
+
+fn same_inode_on_another_device_is_another_file() {
+    own_mounts();
+    let mut stage = Stage::new();
+    let [one, two] = ["one", "two"].map(|name| {
+        use std::os::unix::fs::MetadataExt as _;
+        let directory = stage.path(name);
+        fs::create_dir(&directory).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", &directory, "tmpfs", flags, c"").unwrap();
+        let app = directory.join("app");
+        copy_to(&app);
+        let inode = app.metadata().unwrap().ino();
+        (app, inode)
+    });
+    assert_eq!(one.1, two.1);
+
+    stage.apply(&[rule("one", 7, exe(&one.0))]);
+
+    assert_eq!(mark_of(&one.0), mark(7));
+    assert_eq!(mark_of(&two.0), mark(0));
+    for name in ["one", "two"] {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        rustix::mount::unmount(stage.path(name), flags).unwrap();
+    }
+}
+
+fn program_in_memory_is_named_by_no_rule() {
+    let mut stage = Stage::new();
+    let app = stage.copy("app");
+    let memory = rustix::fs::memfd_create("app", rustix::fs::MemfdFlags::empty()).unwrap();
+    let mut memory = fs::File::from(memory);
+    memory.write_all(&fs::read(&app).unwrap()).unwrap();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&memory);
+    let path = PathBuf::from(format!("/proc/self/fd/{fd}"));
+
+    stage.apply(&[rule("app", 7, exe(&app))]);
+
+    assert_eq!(mark_of(&path), mark(0));
+    // But a program of a rule does not get away by it.
+    let shell = stage.path("shell");
+    fs::copy(fs::canonicalize("/bin/sh").unwrap(), &shell).unwrap();
+    stage.apply(&[rule("shell", 7, exe(&shell))]);
+    let script = format!("exec {} probe", path.display());
+    assert_eq!(marked(Command::new(&shell).args(["-c", &script])), mark(7));
+}
+
+fn first_rule_that_matches_decides() {
+    let mut stage = Stage::new();
+    let (app, other) = (stage.copy("app"), stage.copy("other"));
+    let everyone = Match {
+        user: Some(User::Id(0)),
+        ..exe(&other)
+    };
+
+    stage.apply(&[
+        rule("a", 8, exe(&app)),
+        rule("b", 7, exe(&app)),
+        rule("c", 9, everyone),
+    ]);
+    assert_eq!((mark_of(&app), mark_of(&other)), (mark(8), mark(9)));
+
+    // Across words of bits, too.
+    let mut many: Vec<_> = (0..200)
+        .map(|n| rule(&format!("x{n}"), 9, exe(&stage.path(&format!("no-{n}")))))
+        .collect();
+    many.push(rule("b", 7, exe(&app)));
+    many.push(rule("a", 8, exe(&app)));
+    stage.apply(&many);
+    assert_eq!((mark_of(&app), mark_of(&other)), (mark(7), mark(0)));
+}
+
+fn every_condition_must_hold() {
+    let mut stage = Stage::new();
+    let (app, other) = (stage.copy("app"), stage.copy("other"));
+    let nobody = Match {
+        user: Some(User::Id(65534)),
+        ..exe(&app)
+    };
+    let root = Match {
+        user: Some(User::Name("root".into())),
+        ..exe(&app)
+    };
+
+    stage.apply(&[rule("nobody", 7, nobody), rule("root", 8, root)]);
+
+    let as_nobody = |path: &Path| marked(Command::new(path).uid(65534).gid(65534));
+    assert_eq!((as_nobody(&app), as_nobody(&other)), (mark(7), mark(0)));
+    assert_eq!((mark_of(&app), mark_of(&other)), (mark(8), mark(0)));
+}
+
+/// The hierarchy of cgroups, where only this test sees it. Made before the stage: it mounts, too.
+struct Groups(TempDir);
+
+impl Groups {
+    fn new() -> Self {
+        own_mounts();
+        let dir = tempfile::tempdir().unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("none", dir.path(), "cgroup2", flags, c"").unwrap();
+        Self(dir)
+    }
+
+    fn make(&self, path: &str) -> Group {
+        let path = self.0.path().join(path);
+        fs::create_dir(&path).unwrap();
+        Group(path)
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        rustix::mount::unmount(self.0.path(), flags).unwrap();
+    }
+}
+
+/// Gives this thread, and what it starts, mounts of its own.
+fn own_mounts() {
+    use rustix::mount::MountPropagationFlags as Flags;
+    // SAFETY: only this thread's view of the mounts.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+    rustix::mount::mount_change("/", Flags::PRIVATE | Flags::REC).unwrap();
+}
+
+/// A cgroup of this test, removed at the end.
+struct Group(PathBuf);
+
+impl Group {
+    fn name() -> String {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        format!("lockne-test-{}-{next}", std::process::id())
+    }
+
+    /// What `program` gets that is started in it.
+    fn mark_of(&self, program: &Path) -> String {
+        let script = format!(
+            "echo 0 > '{}/cgroup.procs'; exec \"$0\" \"$@\"",
+            self.0.display()
+        );
+        let mut shell = Command::new("/bin/sh");
+        marked(shell.args(["-c", &script]).arg(program))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // What has ended a moment ago may be in it still.
+        for _ in 0..500 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
+fn cgroup_is_found_by_path_by_unit_and_by_application() {
+    let groups = Groups::new();
+    let mut stage = Stage::new();
+    let app = stage.copy("app");
+    let top = Group::name();
+    let path = Match {
+        cgroup: Some(format!("/{top}/path").into()),
+        ..exe(&app)
+    };
+    let unit = Match {
+        unit: Some(format!("{top}.service")),
+        ..exe(&app)
+    };
+    let flatpak = Match {
+        flatpak: Some("org.example.my-app".to_owned()),
+        ..exe(&app)
+    };
+    let snap = Match {
+        snap: Some("example".to_owned()),
+        ..exe(&app)
+    };
+
+    // None of the cgroups is there yet.
+    stage.apply(&[
+        rule("path", 7, path),
+        rule("unit", 8, unit),
+        rule("flatpak", 9, flatpak),
+        rule("snap", 7, snap),
+    ]);
+
+    let base = groups.make(&top);
+    let below = |name: &str| groups.make(&format!("{top}/{name}"));
+    let (named, other) = (below("path"), below("other"));
+    let deep = below("path/deep");
+    let namesake = below("other/path");
+    let service = below(&format!("{top}.service"));
+    let scope = below(r"app-flatpak-org.example.my\x2dapp-4711.scope");
+    let foreign = below(r"app-flatpak-org.example.my\x2dapp2-4711.scope");
+    let snap = below("snap.example.tool-1b2c.scope");
+    for (group, wanted) in [
+        (&base, 0),
+        (&named, 7),
+        (&deep, 7),
+        (&other, 0),
+        (&namesake, 0),
+        (&service, 8),
+        (&scope, 9),
+        (&foreign, 0),
+        (&snap, 7),
+    ] {
+        // The second time, the kernel remembers.
+        for _ in 0..2 {
+            assert_eq!(group.mark_of(&app), mark(wanted), "{}", group.0.display());
+        }
+    }
+    drop((deep, namesake));
+    drop((named, other, service, scope, foreign, snap));
+    drop(base);
+}
+
+fn policed_program_keeps_its_policy_over_exec_and_between_cgroups() {
+    let groups = Groups::new();
+    let mut stage = Stage::new();
+    let shell = stage.path("shell");
+    fs::copy(fs::canonicalize("/bin/sh").unwrap(), &shell).unwrap();
+    let (named, unnamed) = (stage.copy("named"), stage.copy("unnamed"));
+    let away = groups.make(&Group::name());
+    stage.apply(&[rule("shell", 7, exe(&shell)), rule("named", 8, exe(&named))]);
+
+    let by_shell = |script: &str, program: &Path| {
+        marked(Command::new(&shell).args(["-c", script]).arg(program))
+    };
+    let exec = "exec \"$0\" \"$@\"";
+    let fork = "\"$0\" \"$@\"; true";
+    let moved = format!("echo 0 > '{}/cgroup.procs'; {exec}", away.0.display());
+    for script in [exec, fork, &moved] {
+        assert_eq!(by_shell(script, &unnamed), mark(7), "{script}");
+        assert_eq!(by_shell(script, &named), mark(8), "{script}");
+    }
+}
+
+fn choice_by_hand_beats_every_rule() {
+    let mut stage = Stage::new();
+    let shell = stage.path("shell");
+    fs::copy(fs::canonicalize("/bin/sh").unwrap(), &shell).unwrap();
+    let app = stage.copy("app");
+    stage.apply(&[rule("app", 7, exe(&app)), rule("shell", 7, exe(&shell))]);
+    let kernel = stage.world.kernel();
+    let mut ask = |choose: &dyn Fn(&mut Kernel, u32)| {
+        // Waits for a line, so that it is chosen before it goes on.
+        let script = "read go; \"$0\" probe; exec \"$0\" probe";
+        let mut child = Command::new(&shell)
+            .args(["-c", script])
+            .arg(&app)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        choose(kernel, child.id());
+        let mut input = child.stdin.take().unwrap();
+        let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut answer = |input: &mut std::process::ChildStdin, line: &[u8]| {
+            input.write_all(line).unwrap();
+            answers.next().unwrap().unwrap()
+        };
+        assert_eq!(answer(&mut input, b"go\nsocket udp4\n"), "ok");
+        let of_child = answer(&mut input, b"mark\n");
+        input.write_all(b"end\n").unwrap();
+        // The child ends, and the shell becomes the program.
+        let link = format!("/proc/{}/exe", child.id());
+        // In the middle of an exec there is none.
+    while fs::read_link(&link).ok().as_ref() != Some(&app) {
+            thread::yield_now();
+        }
+        assert_eq!(answer(&mut input, b"socket udp4\n"), "ok");
+        let own = answer(&mut input, b"mark\n");
+        drop(input);
+        child.wait().unwrap();
+        (of_child, own)
+    };
+
+    let by_hand = ask(&|kernel, pid| kernel.set_process(pid, Some(id(9))).unwrap());
+    let exempt = ask(&|kernel, pid| kernel.exempt(pid).unwrap());
+    let by_rule = ask(&|_, _| {});
+
+    assert_eq!(by_hand, (mark(9), mark(9)));
+    assert_eq!(exempt, (mark(0), mark(0)));
+    assert_eq!(by_rule, (mark(7), mark(7)));
+}
+
+fn script_is_told_by_interpreter_and_name() {
+    let mut stage = Stage::new();
+    let interpreter = stage.copy("interpreter");
+    let text = format!("#!{}\n", interpreter.display());
+    let [script, other] = ["script", "other"].map(|name| {
+        let path = stage.path(name);
+        program::write(&path, text.as_bytes());
+        path
+    });
+    let matches = Match {
+        script: true,
+        ..exe(&script)
+    };
+    let outcome = stage.apply(&[rule("script", 7, matches), rule("plain", 8, exe(&other))]);
+    let what: Vec<_> = outcome.missing.iter().map(|it| it.what.as_str()).collect();
+    assert!(
+        matches!(what[..], [only] if only.contains("`script = true`")),
+        "{what:?}"
+    );
+
+    // The interpreter gets the script's path for its first word, where it wants `probe`.
+    let run = |command: &mut Command| {
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(run(Command::new(&script).arg("mark-first")), mark(7));
+    let here = Command::new("./script")
+        .current_dir(script.parent().unwrap())
+        .arg("mark-first")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&here.stdout).trim(), mark(7));
+    assert_eq!(run(Command::new(&other).arg("mark-first")), mark(0));
+    assert_eq!(mark_of(&interpreter), mark(0), "the interpreter by itself");
+}
+
+fn exec_by_a_thread_is_decided_for_the_process() {
+    let mut stage = Stage::new();
+    let app = stage.copy("app");
+    stage.apply(&[rule("app", 7, exe(&app))]);
+    let mut probe = Probe::start();
+    assert_eq!(probe.mark_of("udp4"), mark(0));
+
+    // Its commands are run by a thread which is not the first.
+    probe.tell(&format!("exec {}", app.display()));
+    let link = format!("/proc/{}/exe", probe.pid());
+    // In the middle of an exec there is none.
+    while fs::read_link(&link).ok().as_ref() != Some(&app) {
+        thread::yield_now();
+    }
+
+    assert_eq!(probe.mark_of("udp4"), mark(7));
+    assert_eq!(stage.world.kernel().processes(id(7)), [probe.pid()]);
+}
+
+fn setuid_program_is_judged_by_the_real_user() {
+    let mut stage = Stage::new();
+    let app = stage.copy("app");
+    fs::set_permissions(&app, fs::Permissions::from_mode(0o4755)).unwrap();
+    let user = |id| Match {
+        user: Some(User::Id(id)),
+        ..exe(&app)
+    };
+
+    stage.apply(&[rule("root", 8, user(0)), rule("nobody", 7, user(65534))]);
+
+    assert_eq!(marked(Command::new(&app).uid(65534)), mark(7));
+}
+
+fn start(program: &Path) -> Child {
+    Command::new(program)
+        .arg("probe")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn ask(child: &mut Child, line: &str) -> String {
+    let input = child.stdin.as_mut().unwrap();
+    input.write_all(format!("{line}\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    let output = child.stdout.as_mut().unwrap();
+    // By bytes: nothing may stay behind in a buffer.
+    loop {
+        let mut byte = [0];
+        std::io::Read::read_exact(output, &mut byte).unwrap();
+        match byte {
+            [b'\n'] => return answer,
+            [byte] => answer.push(byte.into()),
+        }
+    }
+}
+
+fn finish(mut child: Child) {
+    drop(child.stdin.take());
+    child.wait().unwrap();
+}
+
+fn running_programs_and_their_children_are_found() {
+    let mut stage = Stage::new();
+    let (app, other) = (stage.copy("app"), stage.copy("other"));
+    let mut stranger = start(&other);
+    let mut running = start(&app);
+    assert_eq!(ask(&mut running, "socket udp4"), "ok");
+    let child: u32 = ask(&mut running, &format!("keep {}", other.display()))
+        .parse()
+        .unwrap();
+    // Replaced while it runs.
+    let next = stage.copy("app.next");
+    fs::rename(&next, &app).unwrap();
+
+    let outcome = stage.apply(&[rule("app", 7, exe(&app))]);
+
+    let mut moved: Vec<_> = outcome.moved.iter().map(|it| it.pid).collect();
+    moved.sort_unstable();
+    let mut wanted = [running.id(), child];
+    wanted.sort_unstable();
+    assert_eq!(moved, wanted);
+    assert_eq!(ask(&mut running, "mark"), mark(7), "its old socket");
+    assert_eq!(ask(&mut running, "of-thread"), mark(7));
+    assert_eq!(ask(&mut running, "of-program"), mark(7));
+    assert_eq!(ask(&mut stranger, "socket udp4"), "ok");
+    assert_eq!(ask(&mut stranger, "mark"), mark(0));
+    finish(running);
+    finish(stranger);
+}
+
+fn fallback_is_for_those_that_nobody_named() {
+    let mut stage = Stage::new();
+    let (app, other) = (stage.copy("app"), stage.copy("other"));
+    let shell = stage.path("shell");
+    fs::copy(fs::canonicalize("/bin/sh").unwrap(), &shell).unwrap();
+    let fallback = Fallback {
+        terms: Terms::new(Action::Block),
+        policy: id(9),
+        existing: Existing::Keep,
+    };
+
+    let rules = [rule("app", 7, exe(&app)), rule("shell", 8, exe(&shell))];
+    let kernel = stage.world.kernel();
+    stage
+        .installed
+        .apply(kernel, &rules, Some(&fallback))
+        .unwrap();
+
+    assert_eq!((mark_of(&app), mark_of(&other)), (mark(7), mark(9)));
+    let child = marked(
+        Command::new(&shell)
+            .args(["-c", "exec \"$0\" \"$@\""])
+            .arg(&other),
+    );
+    assert_eq!(child, mark(8), "a child that no rule names is its parent's");
+    // No rules at all.
+    stage
+        .installed
+        .apply(stage.world.kernel(), &[], Some(&fallback))
+        .unwrap();
+    assert_eq!(mark_of(&other), mark(9));
+}
+
+fn changed_rule_takes_its_children_along() {
+    let mut stage = Stage::new();
+    let (app, other) = (stage.copy("app"), stage.copy("other"));
+    stage.apply(&[rule("app", 7, exe(&app))]);
+    let mut running = start(&app);
+    let child: u32 = ask(&mut running, &format!("keep {}", other.display()))
+        .parse()
+        .unwrap();
+    assert_eq!(stage.world.kernel().process(child), Some(id(7)));
+
+    stage.apply(&[rule("app", 8, exe(&app))]);
+    assert_eq!(stage.world.kernel().process(running.id()), Some(id(8)));
+    assert_eq!(stage.world.kernel().process(child), Some(id(8)));
+
+    // Who is policed stays so when the rule goes: free would be a leak that nobody asked for.
+    stage.apply(&[]);
+    assert_eq!(stage.world.kernel().process(child), Some(id(8)));
+    assert_eq!(mark_of(&app), mark(0));
+    finish(running);
+}
+
+fn rules_are_replaced_as_a_whole() {
+    let mut stage = Stage::new();
+    stage.world.tunnel_policy(7);
+    stage.world.tunnel_policy(8);
+    let SocketAddr::V4(wan) = stage.world.wan.far4 else {
+        panic!("this is of IPv4")
+    };
+    let app = stage.path("app");
+    program::sender(&app, wan);
+    let sets = [7, 8].map(|policy| {
+        let mut rules: Vec<_> = (0..100)
+            .map(|n| rule(&format!("x{n}"), 9, exe(&stage.path(&format!("no-{n}")))))
+            .collect();
+        rules.push(rule("app", policy, exe(&app)));
+        rules
+    });
+    stage.apply(&sets[0]);
+
+    thread::scope(|scope| {
+        let starts = scope.spawn(|| {
+            for _ in 0..1000 {
+                assert!(Command::new(&app).status().unwrap().success());
+            }
+        });
+        while !starts.is_finished() {
+            for set in &sets {
+                stage
+                    .installed
+                    .apply(stage.world.kernel(), set, None)
+                    .unwrap();
+            }
+        }
+    });
+
+    assert_eq!(stage.world.arrived(), Vec::<Vec<u8>>::new());
+    let [one, two] = [7, 8].map(|policy| {
+        let counters = stage.world.kernel().counters(id(policy)).unwrap();
+        counters.refused
+    });
+    assert_eq!(one + two, 1000);
+    assert!(
+        one > 0 && two > 0,
+        "both sets were in force: {one} and {two}"
+    );
+}
+
+fn rules_outlive_the_daemon() {
+    let mut stage = Stage::new();
+    let app = stage.copy("app");
+    stage.apply(&[rule("app", 7, exe(&app))]);
+
+    stage.world.close();
+    assert_eq!(mark_of(&app), mark(7), "without a daemon");
+
+    stage.world.open();
+    assert_eq!(mark_of(&app), mark(7), "with the next one");
+    stage.installed = Installed::new(MarkField::DEFAULT).unwrap();
+    stage.apply(&[rule("app", 8, exe(&app))]);
+    assert_eq!(mark_of(&app), mark(8), "which brings rules of its own");
+    stage.apply(&[]);
+    assert_eq!(mark_of(&app), mark(0));
+}
+
+fn thousand_rules_are_in_force_quickly() {
+    let mut stage = Stage::new();
+    let app = stage.copy("app");
+    let mut rules: Vec<_> = (0..1023)
+        .map(|n| rule(&format!("x{n}"), 9, exe(&stage.path(&format!("no-{n}")))))
+        .collect();
+    rules.push(rule("app", 7, exe(&app)));
+
+    let started = std::time::Instant::now();
+    stage.apply(&rules);
+    eprintln!("1024 rules in force after {:?}", started.elapsed());
+
+    assert_eq!(mark_of(&app), mark(7));
+    rules.push(rule("too-many", 7, exe(&app)));
+    let kernel = stage.world.kernel();
+    let error = stage.installed.apply(kernel, &rules, None).unwrap_err();
+    assert!(error.to_string().contains("1025"), "{error}");
+    assert_eq!(mark_of(&app), mark(7), "those before stay");
+}

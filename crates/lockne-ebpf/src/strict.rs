@@ -1,0 +1,65 @@
+//! Whether the guard must look at sockets, too.
+//!
+//! A program with `CAP_NET_ADMIN` or `CAP_NET_RAW` can mark a single datagram by a control message, which
+//! changes the packet's mark and not the socket's. To ask each packet for its socket costs 22 ns, so it is
+//! done only once such a program, under a policy, has made a socket.
+
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel};
+
+use crate::{config, map::STRICT};
+
+const NET_ADMIN: u64 = 1 << 12;
+const NET_RAW: u64 = 1 << 13;
+
+/// Whether the guard looks at sockets.
+#[inline(always)]
+pub(crate) fn is_on() -> bool {
+    // SAFETY: the map's own memory, a word.
+    STRICT
+        .get_ptr(0)
+        .is_some_and(|flag| unsafe { flag.read_volatile() } != 0)
+}
+
+/// Turns it on if the process that runs now can mark packets. In doubt it can.
+///
+/// Out of line, for its stack.
+#[inline(never)]
+pub(crate) fn consider() -> u64 {
+    if is_on() || !can_mark() {
+        return 0;
+    }
+    if let Some(flag) = STRICT.get_ptr_mut(0) {
+        // SAFETY: the map's own memory.
+        unsafe { flag.write_volatile(1) }
+    }
+    1
+}
+
+/// Whether it has one of the rights outside of user namespaces: inside, they are worth nothing here.
+#[inline(always)]
+fn can_mark() -> bool {
+    // SAFETY: takes no arguments.
+    let task = unsafe { bpf_get_current_task() };
+    let Some(cred) = read::<u64>(task, config::task_cred()) else {
+        return true;
+    };
+    let (Some(rights), Some(namespace)) = (
+        read::<u64>(cred, config::cred_effective()),
+        read::<u64>(cred, config::cred_user_ns()),
+    ) else {
+        return true;
+    };
+    rights & (NET_ADMIN | NET_RAW) != 0
+        && read::<u32>(namespace, config::user_ns_level()).is_none_or(|level| level == 0)
+}
+
+/// Reads a member of a kernel struct.
+#[inline(always)]
+fn read<T: Copy + Default>(base: u64, offset: u32) -> Option<T> {
+    let mut value = T::default();
+    let from = base.wrapping_add(u64::from(offset)) as *const _;
+    // SAFETY: the helper checks the address, and writes no more than the length says.
+    let failed =
+        unsafe { bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, from) };
+    (failed == 0).then_some(value)
+}

@@ -1,0 +1,752 @@
+//! Programs that run already: attached, they leave nothing by the old way; detached, they are home again.
+
+use std::{
+    io::{ErrorKind, Read as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsFd as _,
+    os::unix::process::CommandExt as _,
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use lockne_core::{
+    api::{Counts, Fate, Moved, Status},
+    policy::Action as Way,
+    rule::Existing,
+};
+use lockne_lab::{
+    internet::ReversePathFilter,
+    origin::{ADDRESS_PORT, HTTP_PORT},
+    packet::{Content, Flow, Transport},
+    probe::{Action, Actor, Outcome, Probe, Running, SocketFrom},
+};
+use rustix::process::{Pid, Signal, kill_process};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::{
+    home::{Home, text, wait_until},
+    older::{leave_open, socket},
+    tests,
+    way::{self, HOME, KINDS, ORIGIN, assert_answered, of_family, probe},
+};
+
+tests! {
+    sockets_of_a_running_program_take_the_new_way,
+    connection_of_a_running_program_is_cut_and_silent,
+    kept_connection_goes_on_by_the_old_way_and_reset_cuts_it,
+    relatives_of_an_attached_program_follow,
+    children_stay_where_they_are_if_asked,
+    child_with_a_policy_of_its_own_keeps_it,
+    no_child_of_a_fork_storm_escapes needs ["bash"],
+    every_program_of_a_name_is_attached,
+    detached_program_is_home_again,
+    detached_connection_goes_on_through_the_tunnel_or_is_cut,
+    listener_follows_and_its_waiting_connections_are_cut,
+    connection_to_this_machine_goes_on,
+    socket_that_somebody_else_has_too_is_told,
+    socket_that_writes_frames_is_named_as_stuck,
+    what_cannot_be_attached_is_refused_and_changes_nothing,
+    attach_that_is_interrupted_is_done_whole_or_not_at_all,
+    two_attaches_at_once_leave_one_policy_and_leak_nothing,
+}
+
+fn attach<const N: usize>(home: &Home, pid: u32, arguments: [&str; N]) -> Moved {
+    let pid = pid.to_string();
+    let mut command = home.lockne(["attach", "--json", "--pid", &pid]);
+    let output = command.args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn detach<const N: usize>(home: &Home, pid: u32, arguments: [&str; N]) -> Moved {
+    let pid = pid.to_string();
+    let mut command = home.lockne(["detach", "--json", "--pid", &pid]);
+    let output = command.args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// An unpoliced program at home that is ready.
+fn start(home: &Home, probe: &Probe) -> Running {
+    let mut running = probe.start(&home.lab.home).unwrap();
+    running.wait_until_ready().unwrap();
+    running
+}
+
+/// What has passed the home link before does not count any more.
+fn forget(home: &Home) {
+    home.wire.settle().unwrap();
+    home.wire.clear();
+}
+
+/// A program at home that does nothing but hold these sockets.
+struct Holder(Child);
+
+impl Holder {
+    fn start(home: &Home, sockets: &[&dyn std::os::fd::AsFd]) -> Self {
+        let mut command = home.lab.home.command("sleep");
+        command.arg("60").stdin(Stdio::null()).stdout(Stdio::null());
+        for socket in sockets {
+            leave_open(&mut command, socket.as_fd());
+        }
+        Self(command.spawn().unwrap())
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn sockets_of_a_running_program_take_the_new_way() {
+    let home = Home::with_tunnels();
+    let tunnel = way::client(&home.lab.provider_a);
+    let running: Vec<_> = KINDS
+        .into_iter()
+        .flat_map(|(action, _)| {
+            ORIGIN.map(|to| (action, to, probe(action, to).on(SocketFrom::BeforeGo)))
+        })
+        .map(|(action, to, probe)| (action, to, start(&home, &probe), probe))
+        .collect();
+    for (action, _, running, _) in &running {
+        let moved = attach(&home, running.pid(), ["--via", "a"]);
+        assert_eq!(moved.existing, Existing::Reset);
+        assert_eq!(moved.counts.moved, 1, "{action:?}: {moved:#?}");
+        assert_eq!(moved.sockets[0].fate, Fate::Moved, "{moved:#?}");
+    }
+    forget(&home);
+
+    for (_, to, mut running, probe) in running {
+        running.go().unwrap();
+        assert_answered(&running.finish().unwrap(), to, tunnel, &probe);
+    }
+    home.assert_no_leak();
+}
+
+fn connection_of_a_running_program_is_cut_and_silent() {
+    let home = Home::with_tunnels();
+    // The web server says nothing unless it is asked, so that the connection is at rest.
+    let kinds = [
+        (Action::Tcp, HTTP_PORT, "tcp"),
+        (Action::UdpConnected, ADDRESS_PORT, "udp"),
+    ];
+    for arguments in [&["--via", "a"][..], &["--block"]] {
+        for (action, port, protocol) in kinds {
+            for to in ORIGIN {
+                let probe = Probe::new(action, SocketAddr::new(to, port))
+                    .on(SocketFrom::ConnectedBeforeGo)
+                    .waiting(Duration::from_millis(300));
+                let mut running = start(&home, &probe);
+                let moved = match *arguments {
+                    [one] => attach(&home, running.pid(), [one]),
+                    [one, two] => attach(&home, running.pid(), [one, two]),
+                    _ => unreachable!("one or two words"),
+                };
+                // The far end is told, and may answer once more.
+                wait_until("the far end knows", || {
+                    forget(&home);
+                    std::thread::sleep(Duration::from_millis(20));
+                    home.leaks().is_empty()
+                });
+
+                running.go().unwrap();
+                let report = running.finish().unwrap();
+
+                assert_eq!(moved.counts.cut, 1, "{moved:#?}");
+                let socket = &moved.sockets[0].socket;
+                assert_eq!(socket.protocol, protocol);
+                assert_eq!(socket.state, "established");
+                assert_eq!(socket.remote, Some(SocketAddr::new(to, port)));
+                assert_eq!(socket.local.unwrap().ip(), of_family(HOME, to));
+                assert!(
+                    matches!(&report.outcome, Outcome::Refused { .. }),
+                    "{probe:?}: {report:?}"
+                );
+                home.assert_no_leak();
+            }
+        }
+    }
+}
+
+fn kept_connection_goes_on_by_the_old_way_and_reset_cuts_it() {
+    let home = Home::with_tunnels();
+    let to = SocketAddr::new(ORIGIN[0], HTTP_PORT);
+    let held = start(&home, &Probe::new(Action::Hold, to));
+    let to = SocketAddr::new(ORIGIN[1], ADDRESS_PORT);
+    let datagrams = Probe::new(Action::UdpConnected, to).on(SocketFrom::ConnectedBeforeGo);
+    let mut asking = start(&home, &datagrams);
+
+    for running in [&held, &asking] {
+        let moved = attach(&home, running.pid(), ["--via", "a", "--existing", "keep"]);
+        assert_eq!(
+            moved.counts,
+            Counts {
+                kept: 1,
+                ..Counts::default()
+            }
+        );
+    }
+
+    forget(&home);
+    wait_until("the download goes on past the tunnel", || {
+        !home.leaks().is_empty()
+    });
+    asking.go().unwrap();
+    assert_answered(&asking.finish().unwrap(), ORIGIN[1], HOME, &datagrams);
+    // The same once more, with the other choice.
+    let moved = attach(&home, held.pid(), ["--via", "a", "--existing", "reset"]);
+    assert_eq!(
+        moved.counts,
+        Counts {
+            cut: 1,
+            ..Counts::default()
+        }
+    );
+    let report = held.finish().unwrap();
+    assert!(
+        matches!(&report.outcome, Outcome::Ended { bytes: 1.., why } if why == "ECONNABORTED"),
+        "{report:?}"
+    );
+    wait_until("the far end knows", || {
+        forget(&home);
+        std::thread::sleep(Duration::from_millis(20));
+        home.leaks().is_empty()
+    });
+}
+
+fn relatives_of_an_attached_program_follow() {
+    let home = Home::with_tunnels();
+    let tunnel = way::client(&home.lab.provider_a);
+    for actor in [Actor::Child, Actor::Thread, Actor::Program] {
+        for (to, from) in ORIGIN
+            .into_iter()
+            .zip([SocketFrom::BeforeGo, SocketFrom::AfterGo])
+        {
+            let probe = probe(Action::UdpUnconnected, to).by(actor).on(from);
+            let mut running = start(&home, &probe);
+
+            let moved = attach(&home, running.pid(), ["--via", "a"]);
+
+            forget(&home);
+            running.go().unwrap();
+            assert_answered(&running.finish().unwrap(), to, tunnel, &probe);
+            let processes = if actor == Actor::Thread { 1 } else { 2 };
+            assert_eq!(moved.processes.len(), processes, "{moved:#?}");
+            let threads = if actor == Actor::Thread { 2 } else { 1 };
+            assert!(
+                moved.processes.iter().all(|it| it.threads == threads),
+                "{moved:#?}"
+            );
+            home.assert_no_leak();
+        }
+    }
+}
+
+fn children_stay_where_they_are_if_asked() {
+    let home = Home::with_tunnels();
+    let probe = probe(Action::UdpUnconnected, ORIGIN[0])
+        .by(Actor::Child)
+        .on(SocketFrom::AfterGo);
+    let mut running = start(&home, &probe);
+
+    let moved = attach(&home, running.pid(), ["--via", "a", "--no-children"]);
+
+    assert_eq!(moved.processes.len(), 1, "{moved:#?}");
+    running.go().unwrap();
+    assert_answered(&running.finish().unwrap(), ORIGIN[0], HOME, &probe);
+}
+
+fn child_with_a_policy_of_its_own_keeps_it() {
+    let home = Home::with_tunnels();
+    let probe = probe(Action::UdpUnconnected, ORIGIN[0])
+        .by(Actor::Child)
+        .on(SocketFrom::AfterGo);
+    let mut running = start(&home, &probe);
+    let parent = running.pid();
+    let child = attach(&home, parent, ["--via", "b"]).processes;
+    let child = child.iter().find(|it| it.pid != parent).unwrap().pid;
+    detach(&home, parent, ["--no-children"]);
+
+    let moved = attach(&home, parent, ["--via", "a"]);
+
+    assert_eq!(moved.processes.len(), 1, "{moved:#?}");
+    assert!(
+        moved
+            .notices
+            .iter()
+            .any(|it| it.contains(&child.to_string())),
+        "{moved:#?}"
+    );
+    forget(&home);
+    running.go().unwrap();
+    let report = running.finish().unwrap();
+    assert_answered(
+        &report,
+        ORIGIN[0],
+        way::client(&home.lab.provider_b),
+        &probe,
+    );
+    home.assert_no_leak();
+}
+
+/// Several shells, each of which starts children without end, that send something a while later: one that was
+/// missed is seen.
+fn no_child_of_a_fork_storm_escapes() {
+    const ROUNDS: u32 = 5;
+    /// Long enough for hundreds of children.
+    const WATCHED: Duration = Duration::from_millis(200);
+    const STORM: &str = "\
+        one() { n=0; while :; do (sleep 0.1; echo x >/dev/udp/$1/7777) 2>/dev/null & \
+        n=$((n + 1)); [ $((n % 20)) = 0 ] && wait; done; }\n\
+        for i in 1 2 3; do one $1 & one $2 & done; wait";
+    let home = Home::new();
+    let _link = home
+        .lab
+        .add_plain_tunnel("corp0", ReversePathFilter::Off)
+        .unwrap();
+    let _daemon = home.daemon();
+    let mut command = home.lab.home.command("bash");
+    let [v4, v6] = ORIGIN.map(|it| it.to_string());
+    command.args(["-c", STORM, "storm", &v4, &v6]);
+    command.process_group(0);
+    let storm = Holder(command.stdin(Stdio::null()).spawn().unwrap());
+    let all = Storm(&storm);
+    for _ in 0..ROUNDS {
+        forget(&home);
+        wait_until("the storm rages at home", || home.leaks().len() >= 2);
+
+        attach(&home, storm.pid(), ["--via", "corp0"]);
+
+        let sent = || home.status().unwrap().policies[0].traffic.tx_packets;
+        let before = sent();
+        forget(&home);
+        wait_until("the storm rages in the tunnel", || sent() > before + 10);
+        std::thread::sleep(WATCHED);
+        let asked = datagrams_to_the_server(&home);
+        assert!(asked.is_empty(), "leaked: {asked:#?}");
+
+        detach(&home, storm.pid(), []);
+    }
+    drop(all);
+}
+
+/// What left the home for the server. Late answers of the server, and what the kernel says to them as nobody waits
+/// for them any more, do not count.
+fn datagrams_to_the_server(home: &Home) -> Vec<Flow> {
+    let asks = |flow: &Flow| match &flow.packet.content {
+        Content::Ip(ip) => matches!(
+            ip.transport,
+            Transport::Udp {
+                destination: ADDRESS_PORT,
+                ..
+            }
+        ),
+        _ => false,
+    };
+    home.leaks().into_iter().filter(asks).collect()
+}
+
+/// A storm that ends with all its shells.
+struct Storm<'a>(&'a Holder);
+
+impl Drop for Storm<'_> {
+    fn drop(&mut self) {
+        // Its first shell ends the others, which are its process group's.
+        let group = Pid::from_raw(self.0.pid().cast_signed()).unwrap();
+        let _gone = rustix::process::kill_process_group(group, Signal::KILL);
+    }
+}
+
+fn every_program_of_a_name_is_attached() {
+    let home = Home::with_tunnels();
+    let tunnel = way::client(&home.lab.provider_a);
+    // Others of the same name run in other namespaces, and are not meant.
+    let name = std::env::current_exe().unwrap();
+    let name = name.file_name().unwrap().to_str().unwrap();
+    let running: Vec<_> = ORIGIN
+        .into_iter()
+        .map(|to| {
+            let probe = probe(Action::Tcp, to).on(SocketFrom::AfterGo);
+            (start(&home, &probe), to, probe)
+        })
+        .collect();
+
+    let output = home.must(["attach", "--name", name, "--via", "a", "--json"]);
+
+    let moved: Moved = serde_json::from_str(&output).unwrap();
+    let pids: Vec<_> = moved.processes.iter().map(|it| it.pid).collect();
+    let mut expected: Vec<_> = running.iter().map(|(it, ..)| it.pid()).collect();
+    expected.sort_unstable();
+    assert_eq!(pids, expected);
+    for (mut running, to, probe) in running {
+        running.go().unwrap();
+        assert_answered(&running.finish().unwrap(), to, tunnel, &probe);
+    }
+    home.assert_no_leak();
+}
+
+fn detached_program_is_home_again() {
+    let home = Home::with_tunnels();
+    for (action, _) in KINDS {
+        for (to, from) in ORIGIN
+            .into_iter()
+            .zip([SocketFrom::BeforeGo, SocketFrom::AfterGo])
+        {
+            let probe = probe(action, to).on(from);
+            let mut running = home.start(["--via", "a"], &probe);
+            running.wait_until_ready().unwrap();
+
+            let moved = detach(&home, running.pid(), []);
+
+            running.go().unwrap();
+            assert_answered(&running.finish().unwrap(), to, HOME, &probe);
+            assert_eq!((moved.policy, moved.mark), (None, 0));
+        }
+    }
+    let status = home.status().unwrap();
+    assert!(
+        status.policies.iter().all(|it| it.processes.is_empty()),
+        "{status:#?}"
+    );
+}
+
+fn detached_connection_goes_on_through_the_tunnel_or_is_cut() {
+    let home = Home::with_tunnels();
+    let to = SocketAddr::new(ORIGIN[0], HTTP_PORT);
+    let hold = || {
+        let mut running = home.start(["--via", "a"], &Probe::new(Action::Hold, to));
+        running.wait_until_ready().unwrap();
+        running
+    };
+    let (kept, cut) = (hold(), hold());
+
+    let moved = detach(&home, kept.pid(), []);
+    assert_eq!(
+        moved.counts,
+        Counts {
+            kept: 1,
+            ..Counts::default()
+        }
+    );
+    let moved = detach(&home, cut.pid(), ["--existing", "reset"]);
+    assert_eq!(
+        moved.counts,
+        Counts {
+            cut: 1,
+            ..Counts::default()
+        }
+    );
+
+    let report = cut.finish().unwrap();
+    assert!(
+        matches!(&report.outcome, Outcome::Ended { why, .. } if why == "ECONNABORTED"),
+        "{report:?}"
+    );
+    let received = |status: Status| status.policies[0].traffic.rx_bytes;
+    let before = received(home.status().unwrap());
+    wait_until("the download goes on through the tunnel", || {
+        received(home.status().unwrap()) > before
+    });
+    home.assert_no_leak();
+}
+
+fn listener_follows_and_its_waiting_connections_are_cut() {
+    let home = Home::with_tunnels();
+    for any in ["0.0.0.0:0", "[::]:0"] {
+        let listener = home
+            .lab
+            .home
+            .run(|| TcpListener::bind(any).unwrap())
+            .unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let family = usize::from(any.starts_with('['));
+        let server = SocketAddr::new(HOME[family], port);
+        let connect = || TcpStream::connect_timeout(&server, Duration::from_secs(5)).unwrap();
+        let mut waiting = home.lab.internet.run(connect).unwrap();
+        let holder = Holder::start(&home, &[&listener]);
+
+        let moved = attach(&home, holder.pid(), ["--via", "a"]);
+
+        assert_eq!(moved.counts.moved, 1, "{moved:#?}");
+        assert_eq!(moved.sockets[0].socket.state, "listen");
+        waiting
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        let error = waiting.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        let here: IpAddr = match family {
+            0 => Ipv4Addr::LOCALHOST.into(),
+            _ => std::net::Ipv6Addr::LOCALHOST.into(),
+        };
+        let here = SocketAddr::new(here, port);
+        let near = home
+            .lab
+            .home
+            .run(|| TcpStream::connect(here).unwrap())
+            .unwrap();
+        loop {
+            // What was cut is still to be accepted.
+            let (accepted, peer) = listener.accept().unwrap();
+            if peer == near.local_addr().unwrap() {
+                assert_eq!(SockRef::from(&accepted).mark().unwrap(), moved.mark);
+                break;
+            }
+        }
+    }
+}
+
+fn connection_to_this_machine_goes_on() {
+    let home = Home::with_tunnels();
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let listener = home.lab.home.run(bind).unwrap();
+    let server = listener.local_addr().unwrap();
+    let probe = Probe::new(Action::Tcp, server).on(SocketFrom::ConnectedBeforeGo);
+    let mut running = start(&home, &probe);
+    let (mut accepted, caller) = listener.accept().unwrap();
+
+    let moved = attach(&home, running.pid(), ["--block"]);
+
+    assert_eq!(
+        moved.counts,
+        Counts {
+            near: 1,
+            ..Counts::default()
+        }
+    );
+    running.go().unwrap();
+    std::io::Write::write_all(
+        &mut accepted,
+        format!("{} {}\n", caller.ip(), caller.port()).as_bytes(),
+    )
+    .unwrap();
+    let report = running.finish().unwrap();
+    assert_eq!(report.outcome, Outcome::Answered { saw: Some(caller) });
+}
+
+fn socket_that_somebody_else_has_too_is_told() {
+    let home = Home::with_tunnels();
+    let shared = socket(&home, Action::UdpUnconnected, ORIGIN[0]);
+    let (mine, other) = (
+        Holder::start(&home, &[&shared]),
+        Holder::start(&home, &[&shared]),
+    );
+
+    let moved = attach(&home, mine.pid(), ["--via", "a"]);
+
+    let told = moved.notices.iter().find(|it| it.contains("share"));
+    assert!(
+        told.is_some_and(|it| it.contains(&format!("sleep {}", other.pid()))),
+        "{moved:#?}"
+    );
+}
+
+fn socket_that_writes_frames_is_named_as_stuck() {
+    let home = Home::with_tunnels();
+    let frames = || Socket::new(Domain::PACKET, Type::DGRAM, None).unwrap();
+    let frames = home.lab.home.run(frames).unwrap();
+    let elsewhere = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    let holder = Holder::start(&home, &[&frames, &elsewhere]);
+
+    let moved = attach(&home, holder.pid(), ["--block"]);
+
+    assert_eq!(
+        moved.counts,
+        Counts {
+            stuck: 2,
+            ..Counts::default()
+        }
+    );
+    let reasons: Vec<_> = moved
+        .sockets
+        .iter()
+        .filter_map(|it| it.reason.as_deref())
+        .collect();
+    assert!(reasons.iter().any(|it| it.contains("frames")), "{moved:#?}");
+    assert!(
+        reasons.iter().any(|it| it.contains("namespace")),
+        "{moved:#?}"
+    );
+    // In its own namespace the bits are not ours.
+    assert_eq!(elsewhere.mark().unwrap(), 0);
+    let output = home.must(["attach", "--pid", &holder.pid().to_string(), "--block"]);
+    assert!(
+        output.contains("cannot be moved: it writes frames"),
+        "{output}"
+    );
+}
+
+fn what_cannot_be_attached_is_refused_and_changes_nothing() {
+    let home = Home::with_tunnels();
+    let to = ORIGIN[0];
+    let held = socket(&home, Action::UdpConnected, to);
+    held.connect(&SocketAddr::new(to, ADDRESS_PORT).into())
+        .unwrap();
+    let holder = Holder::start(&home, &[&held]);
+    let free = holder.pid().to_string();
+    let before = home.status().unwrap();
+    let daemon = match before.daemon {
+        lockne_core::api::DaemonStatus::Running { pid, .. } => pid.to_string(),
+        lockne_core::api::DaemonStatus::Gone => panic!("{before:?}"),
+    };
+    // This test itself is in another network namespace.
+    let me = std::process::id().to_string();
+    let refusals: [(&[&str], &str); 10] = [
+        (
+            &["attach", "--via", "a", "--pid", "4194303"],
+            "there is no process 4194303",
+        ),
+        (
+            &["attach", "--via", "a", "--pid", "2"],
+            "is a part of the kernel",
+        ),
+        (
+            &["attach", "--via", "a", "--pid", "1"],
+            "parent of all others",
+        ),
+        (
+            &["attach", "--via", "a", "--pid", &daemon],
+            "lockne's own daemon",
+        ),
+        (
+            &["attach", "--via", "a", "--pid", &me],
+            "another network namespace",
+        ),
+        (
+            &["attach", "--via", "a", "--name", "no-such-program"],
+            "no process is called",
+        ),
+        (
+            &["attach", "--via", "nosuch", "--pid", &free],
+            "there is no tunnel or interface",
+        ),
+        (
+            &["attach", "--block", "--lan", "0.0.0.0/0", "--pid", &free],
+            "is everything",
+        ),
+        (&["detach", "--pid", &free], "has no policy"),
+        (
+            &["detach", "--pid", "4194303"],
+            "there is no process 4194303",
+        ),
+    ];
+
+    for (arguments, expected) in refusals {
+        let output = home.lockne([]).args(arguments).output().unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{arguments:?}: {}",
+            text(&output)
+        );
+        assert!(
+            text(&output).contains(expected),
+            "{arguments:?}: {}",
+            text(&output)
+        );
+        assert!(
+            text(&output).contains("hint: "),
+            "{arguments:?}: {}",
+            text(&output)
+        );
+    }
+
+    let after = home.status().unwrap();
+    assert_eq!(
+        (after.policies, after.tunnels.len()),
+        (before.policies, before.tunnels.len())
+    );
+    assert_eq!(held.mark().unwrap(), 0);
+    assert!(held.peer_addr().is_ok());
+}
+
+fn attach_that_is_interrupted_is_done_whole_or_not_at_all() {
+    let home = Home::with_tunnels();
+    let tunnel = way::client(&home.lab.provider_a);
+    let mut outcomes = [0, 0];
+    for (round, to) in ORIGIN.into_iter().cycle().take(12).enumerate() {
+        let probe = probe(Action::UdpUnconnected, to)
+            .by(Actor::Child)
+            .on(SocketFrom::BeforeGo);
+        let mut running = start(&home, &probe);
+        let pid = running.pid().to_string();
+        let mut command = home.lockne(["attach", "--pid", &pid, "--via", "a"]);
+        let mut client = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(round as u64 * 4));
+        // It may have ended.
+        let _ended = kill_process(Pid::from_child(&client), Signal::INT);
+        client.wait().unwrap();
+        // One loop answers all: what was under way is done when this is answered.
+        let status = home.status().unwrap();
+        let policed: usize = status.policies.iter().map(|it| it.processes.len()).sum();
+        assert!([0, 2].contains(&policed), "{status:#?}");
+
+        forget(&home);
+        running.go().unwrap();
+        let report = running.finish().unwrap();
+        let from = if policed == 0 { HOME } else { tunnel };
+        assert_answered(&report, to, from, &probe);
+        if policed > 0 {
+            home.assert_no_leak();
+        }
+        outcomes[usize::from(policed > 0)] += 1;
+    }
+    assert_eq!(outcomes.iter().sum::<u32>(), 12);
+}
+
+fn two_attaches_at_once_leave_one_policy_and_leak_nothing() {
+    let home = Home::with_tunnels();
+    for to in ORIGIN.into_iter().cycle().take(6) {
+        let probe = probe(Action::UdpUnconnected, to)
+            .by(Actor::Child)
+            .on(SocketFrom::BeforeGo);
+        let mut running = start(&home, &probe);
+        let pid = running.pid().to_string();
+
+        let clients = ["a", "b"].map(|tunnel| {
+            let mut command = home.lockne(["attach", "--pid", &pid, "--via", tunnel]);
+            command
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        });
+        for client in clients {
+            let output = client.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", text(&output));
+        }
+
+        let status = home.status().unwrap();
+        let used: Vec<_> = status
+            .policies
+            .iter()
+            .filter(|it| !it.processes.is_empty())
+            .collect();
+        let [policy] = used[..] else {
+            panic!("{status:#?}");
+        };
+        assert_eq!(policy.processes.len(), 2);
+        let provider = match &policy.terms.action {
+            Way::Via(name) if name.as_str() == "a" => &home.lab.provider_a,
+            _ => &home.lab.provider_b,
+        };
+        forget(&home);
+        running.go().unwrap();
+        assert_answered(
+            &running.finish().unwrap(),
+            to,
+            way::client(provider),
+            &probe,
+        );
+        home.assert_no_leak();
+    }
+}

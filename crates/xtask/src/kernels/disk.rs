@@ -1,0 +1,210 @@
+//! What a machine finds when it boots: the tests, the programs they start, and all of this machine's
+//! libraries that these need.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    io::BufWriter,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    archive::Archive,
+    debian::run,
+    guest::{MODULES, PLAN, Plan},
+    module,
+    suite::Built,
+};
+
+/// Programs of others that tests start.
+const TOOLS: [&str; 25] = [
+    "bash",
+    "bpftool",
+    "cat",
+    "curl",
+    "env",
+    "false",
+    "ip",
+    "iperf3",
+    "ls",
+    "mount",
+    "nft",
+    "ping",
+    "ps",
+    "sed",
+    "setpriv",
+    "sh",
+    "sleep",
+    "ss",
+    "stat",
+    "tc",
+    "true",
+    "umount",
+    "unshare",
+    "wg",
+    "wireguard-go",
+];
+
+/// Small files that programs expect.
+const FILES: [(&str, &str); 6] = [
+    ("/etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+    ("/etc/hostname", "kernel\n"),
+    (
+        "/etc/hosts",
+        "127.0.0.1 localhost kernel\n::1 localhost kernel\n",
+    ),
+    ("/etc/nsswitch.conf", "hosts: files dns\n"),
+    (
+        "/etc/passwd",
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
+    ),
+    // Nobody answers there, and says so at once.
+    ("/etc/resolv.conf", "nameserver 127.0.0.1\n"),
+];
+
+/// Writes what is the same on every kernel. Returns which tools this machine lacks.
+pub(crate) fn write(built: &Built, place: &Path, file: &Path) -> Result<Vec<&'static str>> {
+    let mut disk = Disk::new(file)?;
+    disk.archive.link(Path::new("/bin"), "usr/bin")?;
+    disk.archive.link(Path::new("/sbin"), "usr/sbin")?;
+    disk.archive.link(Path::new("/lib"), "usr/lib")?;
+    disk.archive.link(Path::new("/lib64"), "usr/lib64")?;
+    for folder in [
+        "/dev",
+        "/proc",
+        "/root",
+        "/run",
+        "/sys",
+        "/tmp",
+        "/var/tmp",
+        "/usr/sbin",
+    ] {
+        disk.archive.folder(Path::new(folder))?;
+    }
+    for (path, text) in FILES {
+        disk.archive.file(Path::new(path), 0o644, text.as_bytes())?;
+    }
+    disk.archive.link(Path::new("/etc/mtab"), "/proc/mounts")?;
+
+    let init = env::current_exe().context("cannot find this program")?;
+    let own = built.tests.iter().map(|(_, path)| path);
+    let stripped = place.join("stripped");
+    fs::create_dir_all(&stripped).with_context(|| format!("cannot make {}", stripped.display()))?;
+    for (at, program) in own
+        .chain(&built.programs)
+        .map(|path| (path.as_path(), path))
+        .chain([(Path::new("/init"), &init)])
+    {
+        // What only a debugger reads is most of it.
+        let name = program.file_name().context("a program without a name")?;
+        let small = stripped.join(name);
+        run(Command::new("strip")
+            .arg("--strip-debug")
+            .arg("-o")
+            .args([&small, program]))?;
+        disk.program(at, &small)?;
+    }
+    let mut missing = Vec::new();
+    for tool in TOOLS {
+        match find(tool) {
+            Some(path) => disk.program(&path, &path)?,
+            None => missing.push(tool),
+        }
+    }
+    disk.finish()?;
+    Ok(missing)
+}
+
+/// Writes what depends on the kernel, behind a copy of what does not.
+pub(crate) fn write_for(modules: &Path, plan: &mut Plan, base: &Path, file: &Path) -> Result<()> {
+    fs::copy(base, file).with_context(|| format!("cannot write {}", file.display()))?;
+    let out = fs::File::options()
+        .append(true)
+        .open(file)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    let mut archive = Archive::new(BufWriter::new(out));
+    for module in module::closure(modules)? {
+        let path = Path::new(MODULES).join(&module.name);
+        archive.file(&path, 0o644, &module.content)?;
+        plan.modules.push(module.name);
+    }
+    let plan = serde_json::to_vec(plan)?;
+    archive.file(Path::new(PLAN), 0o644, &plan)?;
+    archive.finish()?;
+    Ok(())
+}
+
+struct Disk {
+    archive: Archive<BufWriter<fs::File>>,
+    libraries: BTreeSet<PathBuf>,
+}
+
+impl Disk {
+    fn new(file: &Path) -> Result<Self> {
+        let out =
+            fs::File::create(file).with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(Self {
+            archive: Archive::new(BufWriter::new(out)),
+            libraries: BTreeSet::new(),
+        })
+    }
+
+    /// Adds a program with its libraries.
+    fn program(&mut self, at: &Path, from: &Path) -> Result<()> {
+        let at = settled(at);
+        if self.archive.has(&at) {
+            return Ok(());
+        }
+        let from =
+            fs::canonicalize(from).with_context(|| format!("cannot find {}", from.display()))?;
+        self.archive.copy(&at, &from)?;
+        for library in libraries(&from)? {
+            if self.libraries.insert(library.clone()) {
+                self.archive.copy(&settled(&library), &library)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<()> {
+        self.archive.finish().map(drop)
+    }
+}
+
+/// The path below `/usr`, where the folders of the root lead to.
+fn settled(path: &Path) -> PathBuf {
+    let moved = ["/bin", "/sbin", "/lib", "/lib64"];
+    if moved.into_iter().any(|folder| path.starts_with(folder)) {
+        return Path::new("/usr").join(path.strip_prefix("/").unwrap_or(path));
+    }
+    path.to_owned()
+}
+
+/// The libraries that the dynamic linker loads for a program.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let output = Command::new("ldd")
+        .arg(program)
+        .output()
+        .context("cannot run ldd")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // `ldd` fails on a program that needs none.
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if line.contains("not found") {
+            bail!("{}: {}", program.display(), line.trim());
+        }
+        let path = line.split_whitespace().find(|word| word.starts_with('/'));
+        found.extend(path.map(PathBuf::from));
+    }
+    Ok(found)
+}
+
+fn find(tool: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .map(|folder| folder.join(tool))
+        .find(|program| program.is_file())
+}

@@ -1,0 +1,220 @@
+//! The tests on one kernel.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    io::{Read, Write as _},
+    path::Path,
+    process::Child,
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    disk,
+    guest::{Plan, Run},
+    kernel::Unpacked,
+    qemu::Qemu,
+    results::OfKernel,
+    watch::{Log, News, Outcome},
+};
+use crate::ebpf::say;
+
+/// The suite of a kernel that is too old.
+pub(crate) const REFUSAL: &str = "refusal";
+/// What lockne says there.
+const REFUSES: &str = "Linux has it since";
+
+/// What it takes to run.
+pub(crate) struct Machine<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) files: &'a Unpacked,
+    pub(crate) qemu: &'a Qemu,
+    /// The part of its file system that is the same on every kernel.
+    pub(crate) base: &'a Path,
+    pub(crate) runs: &'a [Run],
+    /// Tests that are left out, with the reason.
+    pub(crate) lacks: &'a [(String, String)],
+    /// Where its logs go.
+    pub(crate) folder: &'a Path,
+    /// How long it may take.
+    pub(crate) limit: Duration,
+}
+
+/// What came of it.
+pub(crate) struct Report {
+    /// As `uname -r` says it.
+    pub(crate) release: String,
+    pub(crate) tests: BTreeMap<String, Outcome>,
+    troubles: Vec<String>,
+    endless: Vec<String>,
+    took: Duration,
+}
+
+impl Machine<'_> {
+    /// Runs them; once more if the kernel crashed in the emulator.
+    pub(crate) fn run(&self) -> Result<Report> {
+        let initrd = self.folder.join(format!("{}.cpio", self.name));
+        let mut plan = Plan {
+            runs: self.runs.to_vec(),
+            ..Plan::default()
+        };
+        disk::write_for(&self.files.modules, &mut plan, self.base, &initrd)?;
+        let result = self.boot(&initrd).and_then(|(report, has_crashed)| {
+            if !has_crashed {
+                return Ok(report);
+            }
+            self.tell("the kernel crashed, which can be the emulator's fault: once more");
+            self.boot(&initrd).map(|(report, _)| report)
+        });
+        // As large as everything in it.
+        fs::remove_file(&initrd).with_context(|| format!("cannot remove {}", initrd.display()))?;
+        result
+    }
+
+    /// Also whether the kernel crashed before any test failed.
+    fn boot(&self, initrd: &Path) -> Result<(Report, bool)> {
+        let start = Instant::now();
+        let console = self.folder.join(format!("{}.console.log", self.name));
+        let file = self.folder.join(format!("{}.tests.log", self.name));
+        let mut file =
+            fs::File::create(&file).with_context(|| format!("cannot write {}", file.display()))?;
+        let mut child = self.qemu.boot(&self.files.image, initrd, &console)?;
+        let out = child.stdout.take().context("no stdout")?;
+        let (child, timer) = self.limit(child);
+
+        let mut log = Log::default();
+        let mut refuses = false;
+        let mut copy = Copy {
+            from: out,
+            to: &mut file,
+        };
+        log.read(&mut copy, |news| match news {
+            News::Suite(suite) => self.tell(&format!("{:3} s {suite}", start.elapsed().as_secs())),
+            News::Test(test, Outcome::Failed) => self.tell(&format!("{test} FAILED")),
+            News::Test(test, Outcome::Ignored) => self.tell(&format!("{test} ignored")),
+            News::Text(text) => refuses |= text.contains(REFUSES),
+            News::Test(..) => {}
+        });
+        drop(timer);
+        if let Ok(mut child) = child.lock() {
+            child.wait().context("cannot wait for QEMU")?;
+        }
+
+        let took = start.elapsed();
+        let mut troubles = std::mem::take(&mut log.troubles);
+        let said = fs::read(&console).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let has_crashed = !log.is_done && said.contains("Kernel panic");
+        if !log.is_done {
+            let why = if has_crashed {
+                "the kernel crashed"
+            } else if took >= self.limit {
+                "it took too long"
+            } else {
+                "it ended too early"
+            };
+            troubles.push(format!("{why}: see {}", console.display()));
+        }
+        if self.runs.iter().any(|run| run.suite == REFUSAL) {
+            let outcome = if refuses {
+                Outcome::Passed
+            } else {
+                Outcome::Failed
+            };
+            log.tests
+                .insert(format!("{REFUSAL}/is_said_in_words"), outcome);
+        }
+        for (test, reason) in self.lacks {
+            let lack = Outcome::Missing(reason.clone());
+            log.tests.entry(test.clone()).or_insert(lack);
+        }
+        let has_failed = log.tests.values().any(|test| *test == Outcome::Failed);
+        let report = Report {
+            release: log.release.unwrap_or_default(),
+            tests: log.tests,
+            troubles,
+            endless: log.endless,
+            took,
+        };
+        Ok((report, has_crashed && !has_failed))
+    }
+
+    /// Turns it off when its time is over, unless the sender is dropped before.
+    fn limit(&self, child: Child) -> (Arc<Mutex<Child>>, mpsc::Sender<()>) {
+        let child = Arc::new(Mutex::new(child));
+        let (sender, receiver) = mpsc::channel::<()>();
+        let (theirs, limit) = (Arc::clone(&child), self.limit);
+        thread::spawn(move || {
+            if receiver.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout)
+                && let Ok(mut child) = theirs.lock()
+            {
+                // It may have ended by itself.
+                drop(child.kill());
+            }
+        });
+        (child, sender)
+    }
+
+    fn tell(&self, text: &str) {
+        say(&format!("{:>7}  {text}", self.name));
+    }
+}
+
+impl Report {
+    /// What is kept of it: what did not come to its end says nothing.
+    pub(crate) fn result(&self) -> OfKernel {
+        let mut tests = self.tests.clone();
+        tests.retain(|test, _| !self.endless.contains(test));
+        OfKernel {
+            release: self.release.clone(),
+            tests,
+        }
+    }
+
+    /// Whether nothing failed and nothing was left out without a reason.
+    pub(crate) fn is_good(&self) -> bool {
+        let bad = [Outcome::Failed, Outcome::Ignored];
+        self.troubles.is_empty() && !self.tests.values().any(|test| bad.contains(test))
+    }
+
+    fn count(&self, is_it: impl Fn(&Outcome) -> bool) -> usize {
+        self.tests.values().filter(|test| is_it(test)).count()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} passed, {} failed, {} ignored, {} not on this kernel, in {} s",
+            self.release,
+            self.count(|test| *test == Outcome::Passed),
+            self.count(|test| *test == Outcome::Failed),
+            self.count(|test| *test == Outcome::Ignored),
+            self.count(|test| matches!(test, Outcome::Missing(_))),
+            self.took.as_secs(),
+        )?;
+        for trouble in &self.troubles {
+            write!(f, "\n    {trouble}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps what is read.
+struct Copy<'a, R> {
+    from: R,
+    to: &'a mut fs::File,
+}
+
+impl<R: Read> Read for Copy<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.from.read(buffer)?;
+        self.to.write_all(&buffer[..length])?;
+        Ok(length)
+    }
+}

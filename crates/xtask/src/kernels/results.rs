@@ -1,0 +1,206 @@
+//! What works where: kept as JSON, and shown as a page.
+
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use super::{kernel::KERNELS, machine::REFUSAL, watch::Outcome};
+
+const KEPT: &str = "docs/kernels.json";
+const PAGE: &str = "docs/kernels.md";
+
+/// What came of one kernel.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct OfKernel {
+    /// As `uname -r` says it.
+    pub(crate) release: String,
+    /// Tests as `suite/module::name`.
+    pub(crate) tests: BTreeMap<String, Outcome>,
+}
+
+/// All kernels by their names.
+type Results = BTreeMap<String, OfKernel>;
+
+/// What a user wants to know, and how the names of the tests begin that say it.
+const FEATURES: [(&str, &[&str]); 16] = [
+    ("sockets get the mark of their process", &["kernel/mark::"]),
+    (
+        "older sockets are marked when they are used",
+        &["kernel/remark::"],
+    ),
+    (
+        "children inherit, the dead are forgotten",
+        &["kernel/family::"],
+    ),
+    (
+        "the guard drops what leaves by another device",
+        &["kernel/guard::"],
+    ),
+    (
+        "replies are stamped, by TCX or else by clsact",
+        &["kernel/stamp::"],
+    ),
+    (
+        "a new daemon takes over without a gap",
+        &["kernel/lifetime::"],
+    ),
+    ("rules, routes and settings", &["route/"]),
+    (
+        "embedded WireGuard",
+        &[
+            "wireguard/embedded_",
+            "wireguard/two_tunnels",
+            "wireguard/ipv6_carries",
+        ],
+    ),
+    (
+        "the kernel's WireGuard as lockne's own",
+        &[
+            "wireguard/kernel_tunnel_is",
+            "wireguard/port_in_use_is_said_by",
+            "wireguard/deleted_kernel",
+        ],
+    ),
+    (
+        "embedded WireGuard to the kernel's",
+        &["wireguard/kernel_tunnel_talks"],
+    ),
+    ("whole programs go by their tunnel", &["lab/path::"]),
+    (
+        "blocked, direct, local prefixes; hostile networks",
+        &["lab/action::", "lab/network::"],
+    ),
+    (
+        "no known way out is open",
+        &["lab/hole::", "lab/family::", "lab/older::"],
+    ),
+    (
+        "faults of tunnels and daemons",
+        &["lab/fault::", "lab/survival::"],
+    ),
+    (
+        "demo 08: kernel probes",
+        &["demos/kprobe_uprobe::each_connection"],
+    ),
+    ("demo 05: pacing by fq", &["demos/tc_shaper::packets_wait"]),
+];
+
+/// Adds to what is kept, and writes the page anew.
+pub(crate) fn write(root: &Path, new: Results) -> Result<()> {
+    let kept = root.join(KEPT);
+    let mut results: Results = match fs::read(&kept) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).with_context(|| format!("cannot read {KEPT}"))?
+        }
+        Err(_) => Results::new(),
+    };
+    for (name, new) in new {
+        match results.get_mut(&name) {
+            Some(old) if old.release == new.release => old.tests.extend(new.tests),
+            _ => drop(results.insert(name, new)),
+        }
+    }
+    let mut text = serde_json::to_string_pretty(&results)?;
+    text.push('\n');
+    fs::write(&kept, text).with_context(|| format!("cannot write {KEPT}"))?;
+    fs::write(root.join(PAGE), page(&results)?).with_context(|| format!("cannot write {PAGE}"))
+}
+
+fn page(results: &Results) -> Result<String> {
+    let columns: Vec<_> = KERNELS
+        .iter()
+        .filter_map(|kernel| results.get(kernel.name))
+        .collect();
+    let mut page = String::from(
+        "# Kernels\n\nWhat works on which kernel: lockne's own tests, run by `cargo xtask kernels --write` on Debian's kernels in\n\
+         QEMU, which also wrote this page. Root and QEMU's processor, emulated, so nothing here says how fast it is.\n\
+         Where a line changes from one column to the next, the first release that has it lies somewhere between.\n\n",
+    );
+    let numbers = columns.iter().map(|column| number(&column.release));
+    writeln!(page, "| | {} |", numbers.collect::<Vec<_>>().join(" | "))?;
+    writeln!(page, "|---|{}", "---|".repeat(columns.len()))?;
+    let mut notes = Vec::new();
+    for (title, tests) in FEATURES {
+        let cells = columns.iter().map(|column| cell(column, tests, &mut notes));
+        let cells: Vec<_> = cells.collect();
+        writeln!(page, "| {title} | {} |", cells.join(" | "))?;
+    }
+    let cells = columns.iter().map(|column| {
+        let passed = column
+            .tests
+            .values()
+            .filter(|test| **test == Outcome::Passed);
+        format!("{} of {}", passed.count(), column.tests.len())
+    });
+    writeln!(
+        page,
+        "| tests passed | {} |",
+        cells.collect::<Vec<_>>().join(" | ")
+    )?;
+    page.push_str("\n`-`: not run there.");
+    for (index, note) in notes.iter().enumerate() {
+        write!(page, " ({}) {note}.", index + 1)?;
+    }
+    page.push_str("\n\n## Tests that did not pass\n\n");
+    let mut none = true;
+    for column in &columns {
+        for (test, outcome) in &column.tests {
+            let why = match outcome {
+                Outcome::Passed => continue,
+                Outcome::Failed => "failed",
+                Outcome::Ignored => "ignored",
+                Outcome::Missing(reason) => reason,
+            };
+            none = false;
+            writeln!(page, "- {} `{test}`: {why}", number(&column.release))?;
+        }
+    }
+    if none {
+        page.push_str("None.\n");
+    }
+    Ok(page)
+}
+
+fn cell(column: &OfKernel, tests: &[&str], notes: &mut Vec<String>) -> String {
+    if column.tests.keys().any(|test| test.starts_with(REFUSAL)) {
+        return "too old, and says so".to_owned();
+    }
+    let outcomes = column
+        .tests
+        .iter()
+        .filter(|(test, _)| tests.iter().any(|start| test.starts_with(start)))
+        .map(|(_, outcome)| outcome);
+    let outcomes: Vec<_> = outcomes.collect();
+    if outcomes.iter().all(|it| matches!(it, Outcome::Missing(_))) {
+        return "-".to_owned();
+    }
+    if outcomes
+        .iter()
+        .any(|it| matches!(it, Outcome::Failed | Outcome::Ignored))
+    {
+        return "**no**".to_owned();
+    }
+    let lacks = outcomes.iter().filter_map(|it| match it {
+        Outcome::Missing(reason) => Some(reason.clone()),
+        _ => None,
+    });
+    let mut marks = String::new();
+    for reason in lacks {
+        let at = notes.iter().position(|note| *note == reason);
+        let at = at.unwrap_or_else(|| {
+            notes.push(reason);
+            notes.len() - 1
+        });
+        let mark = format!(" ({})", at + 1);
+        if !marks.contains(&mark) {
+            marks.push_str(&mark);
+        }
+    }
+    format!("yes{marks}")
+}
+
+/// The version without what Debian adds to it.
+fn number(release: &str) -> &str {
+    release.split(['-', '+']).next().unwrap_or(release)
+}

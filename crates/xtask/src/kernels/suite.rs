@@ -1,0 +1,114 @@
+//! The test programs that are run on each kernel.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
+
+/// A test program.
+#[derive(Debug)]
+pub(crate) struct Suite {
+    /// What it is called in results.
+    pub(crate) name: &'static str,
+    package: &'static str,
+    test: &'static str,
+}
+
+/// Each of them; those that ask the kernel the most directly come first.
+pub(crate) const SUITES: [Suite; 6] = [
+    suite("kernel", "lockne-daemon", "kernel"),
+    suite("route", "lockne-daemon", "route"),
+    suite("wireguard", "lockne-daemon", "wireguard"),
+    suite("internet", "lockne-lab", "lab"),
+    suite("lab", "lockne", "lab"),
+    suite("demos", "demos", "demos"),
+];
+
+const fn suite(name: &'static str, package: &'static str, test: &'static str) -> Suite {
+    Suite {
+        name,
+        package,
+        test,
+    }
+}
+
+/// The tests of a suite that `--quick` leaves out: long in an emulator.
+pub(crate) fn long(suite: &str) -> &'static [&'static str] {
+    match suite {
+        "lab" => &["fault::", "survival::", "counter::", "peer::", "older::"],
+        _ => &[],
+    }
+}
+
+/// What cargo built.
+pub(crate) struct Built {
+    /// The test programs, in the order of [`SUITES`].
+    pub(crate) tests: Vec<(&'static str, PathBuf)>,
+    /// The programs that they start.
+    pub(crate) programs: Vec<PathBuf>,
+}
+
+/// A line of `cargo --message-format json`.
+#[derive(Deserialize)]
+struct Message {
+    target: Option<Target>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+    src_path: PathBuf,
+}
+
+/// Builds them as `cargo test --workspace` does, so that who has run that waits for nothing.
+pub(crate) fn build(root: &Path) -> Result<Built> {
+    let output = Command::new("cargo")
+        .args(["test", "--workspace", "--no-run", "--locked"])
+        .args(["--message-format", "json"])
+        .current_dir(root)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(output.status.success(), "the tests cannot be built");
+    let mut programs = Vec::new();
+    let mut tests = Vec::new();
+    for line in output.stdout.split(|byte| *byte == b'\n') {
+        let Ok(Message {
+            target: Some(target),
+            executable: Some(executable),
+        }) = serde_json::from_slice(line)
+        else {
+            continue;
+        };
+        match target.kind.first().map(String::as_str) {
+            // Where its tests look for it; the copy with a hash holds the program's own tests.
+            Some("bin") if executable.parent().is_some_and(|at| !at.ends_with("deps")) => {
+                programs.push(executable);
+            }
+            Some("test") => tests.push((target, executable)),
+            _ => {}
+        }
+    }
+    let tests = SUITES.iter().map(|suite| {
+        let found = tests.iter().find(|(target, _)| {
+            target.name == suite.test
+                && target.src_path.strip_prefix(root).is_ok_and(|path| {
+                    path.components()
+                        .any(|part| part.as_os_str() == suite.package)
+                })
+        });
+        match found {
+            Some((_, executable)) => Ok((suite.name, executable.clone())),
+            None => bail!("there is no test `{}` of {}", suite.test, suite.package),
+        }
+    });
+    Ok(Built {
+        tests: tests.collect::<Result<_>>()?,
+        programs,
+    })
+}
