@@ -144,7 +144,7 @@ async fn run(options: Options, announce: Announce) -> Result<(), Error> {
     match Daemon::start(options, lock).await {
         Ok(daemon) => {
             give_memory_back();
-            daemon.serve(listener, announce).await
+            Box::pin(daemon.serve(listener, announce)).await
         }
         Err(error) => {
             if !lends {

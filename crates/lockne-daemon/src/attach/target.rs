@@ -149,7 +149,7 @@ pub(crate) fn resolve(target: &Target, peer: &Peer) -> Result<Vec<Process>, Erro
             let named = pids.into_iter().filter(|pid| tree::is_called(*pid, name));
             // Who asks has the name too, if it is `lockne`; and so may have threads of the kernel.
             let named = named.filter(|pid| Some(*pid) != peer.pid);
-            let results: Vec<_> = named.map(|pid| checked(pid)).collect();
+            let results: Vec<_> = named.map(checked).collect();
             let mut found = Vec::new();
             let mut first = None;
             for result in results {

@@ -122,6 +122,7 @@ impl Embedded {
     /// Ends the tasks and closes the socket. The TUN device stays.
     pub(super) async fn stop(&self) {
         self.workers.run(self.device.suspend()).await;
+        self.workers.stop().await;
     }
 }
 
