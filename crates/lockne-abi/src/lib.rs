@@ -6,6 +6,7 @@
 
 #![no_std]
 
+pub mod flow;
 pub mod observe;
 mod rules;
 
@@ -43,6 +44,12 @@ pub mod name {
     /// Array of one number: not 0 once a process under a policy that can mark packets has made a
     /// socket, so that the guard must ask sockets for their marks.
     pub const STRICT: &str = "STRICT";
+    /// The variable by which the daemon makes the guard ask, until it has read [`STRICT`].
+    pub const ASSUMED: &str = "ASSUMED";
+    /// The map that the loader makes of what the daemon writes: [`ASSUMED`].
+    pub const DATA: &str = ".data";
+    /// The map that the loader makes of what the programs write: whether one of them has set [`STRICT`].
+    pub const BSS: &str = ".bss";
     /// Per-CPU array of one number: how many children have inherited a policy so far.
     pub const FORKS: &str = "FORKS";
     /// Per-CPU array from policy id to [`Counters`](crate::Counters).
@@ -457,8 +464,6 @@ pub struct Renames {
 pub struct Config {
     /// The cookie of the network namespace the programs act in.
     pub netns_cookie: u64,
-    /// The inode of the same namespace.
-    pub netns_inode: u32,
     /// [`MarkField::shift`].
     pub mark_shift: u32,
     /// How many process ids [`name::PROCESSES`] has room for.
@@ -473,8 +478,8 @@ pub struct Config {
     pub signal_live: u32,
     /// Byte offset of `sock_common.skc_net`.
     pub sock_net: u32,
-    /// Byte offset of the namespace inode in `struct net`.
-    pub net_inode: u32,
+    /// Byte offset of `net.net_cookie`.
+    pub net_cookie: u32,
     /// 1 where `bpf_set_retval` exists (Linux 5.18), else 0.
     pub has_set_retval: u32,
     /// Byte offset of `bpf_sock_addr_kern.uaddr`.
@@ -521,6 +526,8 @@ pub struct Config {
     pub cred_user_ns: u32,
     /// Byte offset of `user_namespace.level`.
     pub user_ns_level: u32,
+    /// Nothing.
+    pub padding: u32,
 }
 
 const _: () = assert!(size_of::<Policy>() == 12);
@@ -544,7 +551,7 @@ mod user {
     unsafe impl aya::Pod for Resolvers {}
     // SAFETY: 20 `u32`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Renames {}
-    // SAFETY: a `u64` and thirty-two `u32`, so no padding; every bit pattern is valid.
+    // SAFETY: a `u64` and thirty-two `u32`, so no hidden padding; every bit pattern is valid.
     unsafe impl aya::Pod for Config {}
 }
 

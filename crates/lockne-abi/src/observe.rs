@@ -126,6 +126,10 @@ pub struct Owner {
     pub name: [u8; 16],
     /// Its id.
     pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// 1 once a packet of the socket was metered.
+    pub metered: u32,
 }
 
 /// How much was seen.
@@ -138,6 +142,8 @@ pub struct Counts {
     pub kept: u64,
     /// Records that found none.
     pub lost: u64,
+    /// Packets of connections that found no place among the flows.
+    pub unmetered: u64,
 }
 
 /// A program that was started.
@@ -227,7 +233,7 @@ pub struct Config {
 }
 
 const _: () = assert!(size_of::<Packet>() == 88);
-const _: () = assert!(size_of::<Owner>() == 20);
+const _: () = assert!(size_of::<Owner>() == 28);
 const _: () = assert!(size_of::<Exec>() == 48 + PATH + ARGUMENTS);
 const _: () = assert!(size_of::<Exit>() == 32);
 const _: () = assert!(size_of::<Config>() == 52);

@@ -25,6 +25,7 @@ pub use self::config::{ConfigStatus, RuleStatus};
 use std::{collections::BTreeSet, net::IpAddr, net::SocketAddr, path::PathBuf};
 
 use ipnet::IpNet;
+use lockne_abi::Counters;
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
@@ -225,6 +226,25 @@ pub struct Traffic {
     pub rx_bytes: u64,
     /// Packets and calls that were refused, so that nothing leaked.
     pub refused: u64,
+}
+
+impl From<Counters> for Traffic {
+    fn from(counters: Counters) -> Self {
+        let Counters {
+            tx_packets,
+            tx_bytes,
+            rx_packets,
+            rx_bytes,
+            refused,
+        } = counters;
+        Self {
+            tx_packets,
+            tx_bytes,
+            rx_packets,
+            rx_bytes,
+            refused,
+        }
+    }
 }
 
 /// A tunnel.

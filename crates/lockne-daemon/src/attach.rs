@@ -10,9 +10,11 @@ pub(crate) mod tree;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU8,
     time::Duration,
 };
 
+use lockne_abi::Member;
 use lockne_core::{
     api::{Attach, Counts, Detach, Moved, MovedProcess},
     policy::{Action, PolicyId},
@@ -137,13 +139,13 @@ impl Daemon {
 
 /// Processes on their way to another policy.
 struct Capture {
-    to: Option<PolicyId>,
+    to: Member,
     children: bool,
     roots: Vec<u32>,
     /// Who has another policy than every root had, keeps it.
     from: BTreeSet<Option<PolicyId>>,
     processes: Vec<Process>,
-    before: BTreeMap<u32, Option<PolicyId>>,
+    before: BTreeMap<u32, Member>,
     others: BTreeSet<u32>,
     /// Whether the daemon descends from a root.
     met_daemon: bool,
@@ -155,7 +157,8 @@ impl Capture {
         // Who is free has no policy of its own.
         from.insert(None);
         Self {
-            to,
+            // Freed for good: a rule would take it back at its next exec.
+            to: Member::chosen(to.map_or(0, PolicyId::get)),
             children,
             from,
             roots: roots.iter().map(|root| root.pid).collect(),
@@ -199,7 +202,7 @@ impl Capture {
             self.met_daemon = true;
             return Ok(false);
         }
-        let now = kernel.process(pid);
+        let now = kernel.standing(pid);
         let known = self.processes.iter().position(|it| it.pid == pid);
         let known = match known {
             // The number has another owner by now.
@@ -213,7 +216,8 @@ impl Capture {
             }
             known => known,
         };
-        if now != self.to && !self.from.contains(&now) {
+        let is_other = now.policy() != self.to.policy();
+        if is_other && !self.from.contains(&policy_of(now)) {
             self.others.insert(pid);
             return Ok(false);
         }
@@ -227,7 +231,7 @@ impl Capture {
         if now == self.to {
             return Ok(false);
         }
-        match kernel.set_process(pid, self.to) {
+        match kernel.set_standing(pid, self.to) {
             Err(kernel::Error::NoProcess { .. }) => {
                 self.before.remove(&pid);
                 return Ok(false);
@@ -264,10 +268,10 @@ impl Capture {
         for pid in tree::with_descendants(&self.roots) {
             let before = match self.before.get(&pid) {
                 Some(before) => *before,
-                None if kernel.process(pid) == self.to => first.copied().flatten(),
+                None if kernel.standing(pid) == self.to => first.copied().unwrap_or(Member::FREE),
                 None => continue,
             };
-            match kernel.set_process(pid, before) {
+            match kernel.set_standing(pid, before) {
                 Ok(()) | Err(kernel::Error::NoProcess { .. }) => {}
                 Err(error) => warn!(%error, pid, "cannot put a process back under its policy"),
             }
@@ -295,7 +299,7 @@ impl Capture {
             .into_iter()
             .filter(|process| self.before.contains_key(&process.pid))
             .map(|process| MovedProcess {
-                before: self.before.get(&process.pid).copied().flatten(),
+                before: self.before.get(&process.pid).copied().and_then(policy_of),
                 pid: process.pid,
                 name: process.name,
                 threads: process.threads,
@@ -304,6 +308,10 @@ impl Capture {
         list.sort_by_key(|process| process.pid);
         list
     }
+}
+
+fn policy_of(member: Member) -> Option<PolicyId> {
+    NonZeroU8::new(member.policy()).map(PolicyId)
 }
 
 /// Waits until every kernel program that runs now has ended.

@@ -19,7 +19,8 @@ use lockne_core::{
 
 use crate::{
     error::Error,
-    peer::{Peer, has_ended},
+    peer::Peer,
+    process::{self, has_ended},
 };
 
 /// How many policies the users together may take, so that root finds one free.
@@ -243,11 +244,10 @@ fn names(permissions: &Permissions) -> Names {
 }
 
 /// Policies hold in one network namespace: elsewhere the program would go where it likes.
-fn require_our_namespace(pid: u32, process: &OwnedFd) -> Result<(), Error> {
-    let inode = |path: &str| fs::metadata(path).map(|file| file.ino());
-    let ours = inode("/proc/thread-self/ns/net").map_err(Error::Namespace)?;
-    let its = inode(&format!("/proc/{pid}/ns/net"));
-    if has_ended(process) {
+fn require_our_namespace(pid: u32, handle: &OwnedFd) -> Result<(), Error> {
+    let ours = process::own_netns().map_err(Error::Namespace)?;
+    let its = process::namespace(pid, "net");
+    if has_ended(handle) {
         return Err(Error::NoProcess);
     }
     if its.map_err(Error::Namespace)? == ours {

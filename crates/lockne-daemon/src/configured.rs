@@ -356,9 +356,16 @@ impl Daemon {
         let config = &self.configured.config;
         let rules = config.rules.iter().zip(&assigned.rules);
         let rules: Vec<CompiledRule> = rules
-            .map(|(rule, (_, policy))| CompiledRule {
-                rule: rule.clone(),
-                policy: *policy,
+            .map(|(rule, (_, policy))| {
+                let mut rule = rule.clone();
+                // What the tunnel reaches directly stays whole too.
+                if let Some(terms) = self.effective(*policy) {
+                    rule.terms = terms;
+                }
+                CompiledRule {
+                    rule,
+                    policy: *policy,
+                }
             })
             .collect();
         let last = assigned.rules.last().filter(|(key, _)| key.is_none());
@@ -416,9 +423,14 @@ impl Daemon {
             .filter(|(name, it)| matches!(it.source, Source::File { .. }) && used.contains(*name))
             .map(|(name, _)| name.clone())
             .collect();
-        // Programs may still be in one that no rule names.
+        // Programs may still be in one that no rule names, or have connections in it that they keep.
+        let connected = socket::connected_policies(self.options.field).unwrap_or_else(|error| {
+            warn!(%error, "cannot tell which tunnels have connections; none is taken down");
+            self.policies.keys().copied().collect()
+        });
         for name in &self.configured.tunnels {
-            let has_user = |id: &PolicyId| !self.kernel.processes(*id).is_empty();
+            let has_user =
+                |id: &PolicyId| connected.contains(id) || !self.kernel.processes(*id).is_empty();
             let mut policies = self.policies.iter();
             if policies.any(|(id, terms)| terms.tunnels().any(|it| it == name) && has_user(id)) {
                 needed.insert(name.clone());

@@ -4,8 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::pending,
     io,
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
-    path::Path,
+    os::fd::AsFd as _,
     pin::pin,
     time::{Duration, Instant},
 };
@@ -14,6 +13,7 @@ use futures_util::StreamExt as _;
 use lockne_core::{
     api::{Lifetime, Removed, Run, Running, TunnelState},
     policy::{Action, Policy, PolicyId, Terms},
+    rule::Existing,
     tunnel::TunnelName,
 };
 use tokio::{
@@ -34,7 +34,7 @@ use crate::{
     inherited,
     kernel::Kernel,
     leftover,
-    peer::has_ended,
+    process::{has_ended, own_netns},
     ready::{Announce, Ready},
     record::{self, Record},
     route::Netlink,
@@ -88,7 +88,7 @@ impl Daemon {
     /// Where nothing was before, nothing is left if that fails.
     pub(crate) async fn start(options: Options, lock: Lock) -> Result<Self, Error> {
         let field = options.field;
-        let netns = namespace()?;
+        let netns = own_netns().map_err(Error::Namespace)?;
         let record = Record::read(&options.state.record())?;
         if let Some(record) = &record {
             if record.netns != netns {
@@ -347,14 +347,15 @@ impl Daemon {
         let id = self.policy(terms.clone()).await?;
         caller.police(pid, &handle, present(self).as_ref(), &terms)?;
         let terms = self.effective(id).unwrap_or(terms);
-        let before = self.kernel.process(pid);
+        let before = self.kernel.standing(pid);
         self.kernel.set_process(pid, Some(id))?;
-        match inherited::bind(handle.as_fd(), pid, self.options.field, id, &terms) {
+        let reset = Existing::Reset;
+        match inherited::bind(handle.as_fd(), pid, self.options.field, id, &terms, reset) {
             Ok(0) => {}
             Ok(1) => notices.push("1 open connection of this program was cut".to_owned()),
             Ok(cut) => notices.push(format!("{cut} open connections of this program were cut")),
             Err(error) => {
-                self.kernel.set_process(pid, before)?;
+                self.kernel.set_standing(pid, before)?;
                 return Err(error.into());
             }
         }
@@ -541,7 +542,7 @@ impl Daemon {
         let record = Record {
             version: record::VERSION,
             mark_shift: self.options.field.shift(),
-            netns: namespace()?,
+            netns: own_netns().map_err(Error::Namespace)?,
             policies: self.policies(),
             tunnels: self.tunnels.values().map(|it| it.request.clone()).collect(),
             config: self.configured.kept(),
@@ -613,11 +614,4 @@ async fn until(deadline: Option<time::Instant>) {
         Some(deadline) => time::sleep_until(deadline).await,
         None => pending().await,
     }
-}
-
-/// The inode of the network namespace of this thread.
-fn namespace() -> Result<u64, Error> {
-    let file = Path::new("/proc/thread-self/ns/net");
-    let metadata = file.metadata().map_err(Error::Namespace)?;
-    Ok(metadata.ino())
 }

@@ -10,7 +10,7 @@ use std::{
 use lockne_core::{
     api::{
         Descendant, ExplainedSocket, Explanation, PolicyNow, Route, SocketStatus, SocketWay,
-        Traffic, TunnelStatus, Verdict,
+        TunnelStatus, Verdict,
     },
     explain,
     plan::{self, LinkState},
@@ -117,20 +117,13 @@ impl Daemon {
                 .map(|_| name.to_string()),
             None => None,
         };
-        let counters = self.kernel.counters(id)?;
         Ok(PolicyNow {
             id,
             terms: terms.clone(),
             mark: self.options.field.mark(id.get()),
             table: tunnel_of(terms).map(|_| plan::table(id)),
             device,
-            traffic: Traffic {
-                tx_packets: counters.tx_packets,
-                tx_bytes: counters.tx_bytes,
-                rx_packets: counters.rx_packets,
-                rx_bytes: counters.rx_bytes,
-                refused: counters.refused,
-            },
+            traffic: self.kernel.counters(id)?.into(),
         })
     }
 

@@ -113,9 +113,11 @@ impl Daemon {
             .any(|peer| peer.handshake_age_seconds.is_some_and(|age| age < SESSION));
         // One that is idle says nothing of itself, and one that failed must be asked to be heard again.
         let must_ask = is_ours && !(works && has_session);
+        let live = self.tunnels.get(name).and_then(|it| it.wireguard.as_ref());
+        let keepalives = live.map_or(0, |live| live.wireguard.keepalives());
         let mut sign = Sign {
             up,
-            traffic: is_ours.then(|| (sum(|it| it.tx_bytes), sum(|it| it.rx_bytes))),
+            traffic: is_ours.then(|| (sum(|it| it.tx_bytes), sum(|it| it.rx_bytes) + keepalives)),
             ..Sign::default()
         };
         let address = probe.or_else(|| must_ask.then(|| somebody_behind(status)).flatten());

@@ -6,12 +6,16 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd, RawFd},
 };
 
 use ipnet::IpNet;
 use lockne_abi::MarkField;
-use lockne_core::policy::{Action, PolicyId, Terms};
+use lockne_core::{
+    policy::{Action, PolicyId, Terms},
+    rule::Existing,
+};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use socket2::{Domain, Socket};
 
@@ -71,7 +75,7 @@ impl Error {
 ///
 /// A connection keeps its source address, so in another way than its own it could only be silent.
 /// What stays on this machine, or goes where the policy lets it go directly, stays whole; so does
-/// every connection under `direct`. Whoever else holds the same socket feels the change too.
+/// every connection under `direct`, or if `existing` ones are kept. Whoever else holds the same socket feels the change too.
 ///
 /// # Errors
 ///
@@ -82,6 +86,7 @@ pub(crate) fn bind(
     field: MarkField,
     id: PolicyId,
     terms: &Terms,
+    existing: Existing,
 ) -> Result<u32, Error> {
     let mut seen = BTreeSet::new();
     let mut cut = 0;
@@ -103,7 +108,7 @@ pub(crate) fn bind(
         };
         let socket = Socket::from(fd);
         cut += u32::from(
-            bind_socket(&socket, field, id, terms).map_err(|source| Error::Bind {
+            bind_socket(&socket, field, id, terms, existing).map_err(|source| Error::Bind {
                 pid,
                 number,
                 source,
@@ -133,14 +138,21 @@ fn sockets(pid: u32) -> Result<Vec<(RawFd, String)>, Error> {
 }
 
 /// Returns whether the socket had a connection that was cut.
-fn bind_socket(socket: &Socket, field: MarkField, id: PolicyId, terms: &Terms) -> io::Result<bool> {
+fn bind_socket(
+    socket: &Socket,
+    field: MarkField,
+    id: PolicyId,
+    terms: &Terms,
+    existing: Existing,
+) -> io::Result<bool> {
     let is_inet = matches!(socket.domain()?, Domain::IPV4 | Domain::IPV6);
     if !is_inet || !is_of_this_netns(socket) {
         return Ok(false);
     }
     let mark = socket.mark()?;
     let is_connected = socket.peer_addr().is_ok();
-    if field.policy(mark) == id.get() || is_connected && terms.action == Action::Direct {
+    let stays = terms.action == Action::Direct || existing == Existing::Keep;
+    if field.policy(mark) == id.get() || is_connected && stays {
         return Ok(false);
     }
     socket.set_mark(field.stamp(mark, id.get()))?;
@@ -153,7 +165,7 @@ fn bind_socket(socket: &Socket, field: MarkField, id: PolicyId, terms: &Terms) -
 }
 
 /// In another network namespace our bits of the mark are somebody else's.
-fn is_of_this_netns(socket: &Socket) -> bool {
+pub(crate) fn is_of_this_netns(socket: &Socket) -> bool {
     let ours = Socket::new(Domain::UNIX, socket2::Type::DGRAM, None);
     let ours = ours.and_then(|ours| cookie_of(ours.as_fd())).ok();
     // Where the kernel does not tell, it is taken for ours: better bound than free.
@@ -168,8 +180,36 @@ fn stays_whole(socket: &Socket, lan: &BTreeSet<IpNet>) -> bool {
     let ip = |address: io::Result<socket2::SockAddr>| {
         address.ok()?.as_socket().map(|it| it.ip().to_canonical())
     };
-    let (Some(peer), local) = (ip(socket.peer_addr()), ip(socket.local_addr())) else {
-        return false;
-    };
-    peer.is_loopback() || local == Some(peer) || lan.iter().any(|prefix| prefix.contains(&peer))
+    is_near(ip(socket.local_addr()), ip(socket.peer_addr()), lan)
+}
+
+/// Whether a connection works with every policy: it stays on this machine, or goes past the tunnel.
+pub(crate) fn is_near(
+    local: Option<IpAddr>,
+    remote: Option<IpAddr>,
+    lan: &BTreeSet<IpNet>,
+) -> bool {
+    remote.is_some_and(|remote| {
+        remote.is_loopback()
+            || local == Some(remote)
+            || lan.iter().any(|prefix| prefix.contains(&remote))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_to_this_machine_or_past_the_tunnel_is_near() {
+        let lan = BTreeSet::from(["192.168.1.0/24".parse().unwrap()]);
+        let near =
+            |local: &str, remote: &str| is_near(local.parse().ok(), remote.parse().ok(), &lan);
+
+        assert!(near("127.0.0.1", "127.0.0.53"));
+        assert!(near("10.0.0.1", "10.0.0.1"));
+        assert!(near("10.0.0.1", "192.168.1.9"));
+        assert!(!near("10.0.0.1", "203.0.113.7"));
+        assert!(!near("10.0.0.1", "-"));
+    }
 }

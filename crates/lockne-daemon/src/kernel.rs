@@ -16,6 +16,7 @@ mod reading;
 mod remove;
 mod rules;
 mod stamp;
+mod strict;
 pub(crate) mod sys;
 mod unix;
 
@@ -90,6 +91,7 @@ impl Kernel {
         let resolvers = take(&mut ebpf, name::RESOLVERS)?;
         let rules = rules::Maps::take(&mut ebpf)?;
         hook::attach(&ebpf, pins)?;
+        strict::settle(&mut ebpf)?;
         let missing = match unix.and_then(|program| unix::attach(&program, pins)) {
             Ok(()) => Vec::new(),
             Err(error) => {
@@ -230,7 +232,12 @@ impl Kernel {
     ///
     /// As [`set_process`](Self::set_process).
     pub fn exempt(&mut self, pid: u32) -> Result<(), Error> {
-        self.reading.processes.set(pid, Member::chosen(0))
+        self.set_standing(pid, Member::chosen(0))
+    }
+
+    /// Puts a process where [`Reading::standing`] found it.
+    pub(crate) fn set_standing(&mut self, pid: u32, member: Member) -> Result<(), Error> {
+        self.reading.processes.set(pid, member)
     }
 
     /// Gives a process a policy by a rule, unless it has another one than `from` by now or one that was
@@ -274,6 +281,16 @@ impl Kernel {
         Ok(flag != 0)
     }
 
+    /// Whether the guard asks each packet for its socket, which takes longer: a policed program was seen that can
+    /// mark packets.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn is_strict(&self) -> Result<bool, Error> {
+        strict::is_on(&self.ebpf)
+    }
+
     /// Stamps a policy on what arrives by a device, or stops that. The device must be in the network
     /// namespace of the calling thread. It may be gone if `policy` is `None`.
     ///
@@ -298,14 +315,7 @@ impl Kernel {
                 Err(error) => Err(Error::map(name::DEVICES)(error)),
             };
         };
-        let device = Device {
-            name,
-            index: ifindex,
-        };
-        device.check()?;
-        self.devices
-            .insert(ifindex, u32::from(policy.get()), 0)
-            .map_err(Error::map(name::DEVICES))?;
+        let device = self.note_device(ifindex, name, policy)?;
         stamp::attach(&mut self.ebpf, &self.pins, device).map(drop)
     }
 
@@ -333,6 +343,17 @@ impl Kernel {
         name: &str,
         policy: PolicyId,
     ) -> Result<(), Error> {
+        let device = self.note_device(ifindex, name, policy)?;
+        stamp::attach_clsact(&mut self.ebpf, device)
+    }
+
+    /// Says what is stamped on a device, before that begins.
+    fn note_device<'a>(
+        &mut self,
+        ifindex: u32,
+        name: &'a str,
+        policy: PolicyId,
+    ) -> Result<Device<'a>, Error> {
         let device = Device {
             name,
             index: ifindex,
@@ -341,13 +362,13 @@ impl Kernel {
         self.devices
             .insert(ifindex, u32::from(policy.get()), 0)
             .map_err(Error::map(name::DEVICES))?;
-        stamp::attach_clsact(&mut self.ebpf, device)
+        Ok(device)
     }
 }
 
 /// Whether the kernel tells the cookie of a network namespace.
 pub(crate) fn has_netns_cookie() -> bool {
-    namespace::Netns::current().is_ok()
+    namespace::current().is_ok()
 }
 
 /// The hooks at the root of the cgroups where somebody's program allows none beside it, by the name of our program

@@ -18,6 +18,7 @@ pub mod observe;
 mod peer;
 mod ping;
 mod privilege;
+mod process;
 pub mod ready;
 mod reconcile;
 mod record;

@@ -5,6 +5,8 @@
 //! which the next one takes away. No daemon is needed.
 
 mod device;
+mod existing;
+mod flows;
 mod life;
 mod monitor;
 mod news;
@@ -15,12 +17,14 @@ mod ring;
 
 pub use self::{
     device::Device,
+    flows::{Flows, Turn},
     life::{Life, Run},
     monitor::Monitor,
     news::News,
     ping::Pings,
 };
 pub use crate::kernel::Error;
+pub use lockne_abi::flow::Flow;
 pub use lockne_abi::observe::{ARGUMENTS, Counts, Exec, Exit, MAX_CAPTURE, PATH, Packet};
 
 /// Which devices are watched.
@@ -30,4 +34,16 @@ pub enum Devices {
     All,
     /// These.
     Named(Vec<String>),
+}
+
+impl Devices {
+    /// Those of these names; without any, all.
+    #[must_use]
+    pub fn of(names: &[String]) -> Self {
+        if names.is_empty() {
+            Self::All
+        } else {
+            Self::Named(names.to_vec())
+        }
+    }
 }

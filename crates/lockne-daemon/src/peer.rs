@@ -7,12 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, pidfd_open},
-};
-
-use crate::error::Error;
+use crate::{error::Error, process};
 
 /// Who connected: that is decided when the connection is made, whoever holds it later.
 #[derive(Clone, Debug)]
@@ -54,7 +49,7 @@ impl Peer {
     pub(crate) fn process(&self) -> Result<(u32, Arc<OwnedFd>), Error> {
         let pid = self.pid.ok_or(Error::NoProcess)?;
         let handle = self.handle.clone().ok_or(Error::NoProcess)?;
-        if has_ended(&handle) {
+        if process::has_ended(&handle) {
             return Err(Error::NoProcess);
         }
         Ok((pid, handle))
@@ -68,24 +63,9 @@ impl Peer {
 fn handle(stream: BorrowedFd<'_>, pid: u32) -> Option<OwnedFd> {
     match peer_pidfd(stream) {
         Ok(handle) => Some(handle),
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => open(pid).ok(),
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => process::open(pid).ok(),
         Err(_) => None,
     }
-}
-
-/// A handle on the process with this number.
-pub(crate) fn open(pid: u32) -> Result<OwnedFd, Error> {
-    i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
-        .ok_or(Error::NoProcess)
-}
-
-/// Whether the process behind the handle has ended: then the handle is readable, as `pidfd_open(2)` says.
-pub(crate) fn has_ended(handle: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(handle, PollFlags::IN)];
-    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// `SO_PEERPIDFD`.

@@ -10,6 +10,8 @@ use rustix::thread::{
 const NEEDED: CapabilitySet = CapabilitySet::BPF
     .union(CapabilitySet::NET_ADMIN)
     .union(CapabilitySet::NET_BIND_SERVICE)
+    // Pings ask whether anybody is behind a tunnel; sockets for them are not allowed to everybody everywhere.
+    .union(CapabilitySet::NET_RAW)
     .union(CapabilitySet::PERFMON)
     .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::DAC_READ_SEARCH)

@@ -63,8 +63,15 @@ pub fn policies(field: MarkField) -> io::Result<BTreeSet<PolicyId>> {
 
 /// Whether a program has a connection by TCP or UDP that carries a policy in `field`.
 pub(crate) fn has_connections(field: MarkField) -> io::Result<bool> {
-    let is_kept = |it: &Listed| it.inode != 0 && it.is_connected() && field.policy(it.mark) != 0;
-    Ok(all()?.iter().any(is_kept))
+    Ok(!connected_policies(field)?.is_empty())
+}
+
+/// The policies that connections of programs by TCP or UDP carry.
+pub(crate) fn connected_policies(field: MarkField) -> io::Result<BTreeSet<PolicyId>> {
+    let all = all()?.into_iter();
+    let connected = all.filter(|it| it.inode != 0 && it.is_connected());
+    let ids = connected.filter_map(|it| NonZeroU8::new(field.policy(it.mark)));
+    Ok(ids.map(PolicyId).collect())
 }
 
 /// Cuts every TCP connection, and every UDP socket, that carries a policy in `field`; says how many.
@@ -253,7 +260,7 @@ fn request(family: u8, protocol: u8, socket_id: SocketId) -> InetRequest {
     }
 }
 
-fn list(family: u8, protocol: u8) -> io::Result<Vec<InetResponse>> {
+pub(crate) fn list(family: u8, protocol: u8) -> io::Result<Vec<InetResponse>> {
     let any = if family == AF_INET {
         SocketId::new_v4()
     } else {

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use lockne_core::{
     api::{
-        DaemonStatus, Lifetime, PolicyStatus, ProcessStatus, Status, Traffic, TunnelKind,
-        TunnelState, TunnelStatus,
+        DaemonStatus, Lifetime, PolicyStatus, ProcessStatus, Status, TunnelKind, TunnelState,
+        TunnelStatus,
     },
     plan::{self, LinkState},
     policy::PolicyId,
@@ -123,7 +123,6 @@ pub(crate) fn policy_status(
     device: Option<String>,
 ) -> Result<PolicyStatus, Error> {
     let processes = kernel.processes(id);
-    let counters = kernel.counters(id)?;
     Ok(PolicyStatus {
         id,
         terms: terms.clone(),
@@ -138,13 +137,7 @@ pub(crate) fn policy_status(
                 name: process_name(pid),
             })
             .collect(),
-        traffic: Traffic {
-            tx_packets: counters.tx_packets,
-            tx_bytes: counters.tx_bytes,
-            rx_packets: counters.rx_packets,
-            rx_bytes: counters.rx_bytes,
-            refused: counters.refused,
-        },
+        traffic: kernel.counters(id)?.into(),
     })
 }
 

@@ -15,7 +15,6 @@ mod resolve;
 mod tun;
 mod udp;
 mod watch;
-mod workers;
 
 use std::{
     io::{self, ErrorKind},
@@ -205,6 +204,16 @@ impl Wireguard {
     /// Fails if the kernel cannot be asked.
     pub async fn status(&self) -> Result<Vec<PeerStatus>, Error> {
         self.watched.status().await
+    }
+
+    /// How many bytes have come, beside those in [`status`](Self::status), only to say that a far end is there.
+    #[must_use]
+    pub fn keepalives(&self) -> u64 {
+        match &self.watched.device {
+            // It counts them among the rest.
+            Device::Kernel(_) => 0,
+            Device::Embedded(device) => device.keepalives(),
+        }
     }
 
     /// Waits until the tunnel is dead: mostly, because somebody deleted its interface.

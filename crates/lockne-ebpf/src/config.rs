@@ -11,7 +11,6 @@ use lockne_abi::{Config, MarkField};
 #[unsafe(no_mangle)]
 static CONFIG: Config = Config {
     netns_cookie: 0,
-    netns_inode: 0,
     mark_shift: 0,
     max_processes: 0,
     task_tgid: 0,
@@ -19,7 +18,7 @@ static CONFIG: Config = Config {
     task_signal: 0,
     signal_live: 0,
     sock_net: 0,
-    net_inode: 0,
+    net_cookie: 0,
     has_set_retval: 0,
     unix_address: 0,
     unix_length: 0,
@@ -43,6 +42,7 @@ static CONFIG: Config = Config {
     cred_effective: 0,
     cred_user_ns: 0,
     user_ns_level: 0,
+    padding: 0,
 };
 
 macro_rules! fields {
@@ -58,7 +58,6 @@ macro_rules! fields {
 
 fields! {
     netns_cookie: u64,
-    netns_inode: u32,
     mark_shift: u32,
     max_processes: u32,
     task_tgid: u32,
@@ -66,7 +65,7 @@ fields! {
     task_signal: u32,
     signal_live: u32,
     sock_net: u32,
-    net_inode: u32,
+    net_cookie: u32,
     has_set_retval: u32,
     unix_address: u32,
     unix_length: u32,

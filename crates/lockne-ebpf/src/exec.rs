@@ -259,7 +259,7 @@ fn by_file(
         let length = read_name(&mut place.name, text);
         // One that fills the room was cut off.
         let at_place = if length < MAX_PLACE_NAME as i64 {
-            PLACES.get(&*place)
+            PLACES.get(*place)
         } else {
             None
         };
@@ -280,7 +280,7 @@ fn by_script(slot: u32, exec: *const u8, scratch: &mut Scratch) -> Option<&'stat
         }
         scratch.path[0] = 0;
         let length = read_name(&mut scratch.path, path);
-        write(&mut scratch.dots, length as u32);
+        write(&mut scratch.dots, length.cast_unsigned() as u32);
         write(&mut scratch.end, 0);
         // To the end of the room, in any case: the verifier looks at each way out of a loop.
         for at in 0..MAX_PATH {
@@ -295,7 +295,7 @@ fn by_script(slot: u32, exec: *const u8, scratch: &mut Scratch) -> Option<&'stat
         if read_name(&mut scratch.script.name, name) >= MAX_SCRIPT_NAME as i64 {
             return None;
         }
-        SCRIPTS.get(&scratch.script)
+        SCRIPTS.get(scratch.script)
     }
 }
 
@@ -389,7 +389,7 @@ fn write(number: &mut u32, value: u32) {
 fn add(scratch: &mut Scratch, parent: u32) -> u32 {
     scratch.group.parent = parent;
     // SAFETY: elements of a slot in force are not removed.
-    let Some(group) = (unsafe { GROUPS.get(&scratch.group) }) else {
+    let Some(group) = (unsafe { GROUPS.get(scratch.group) }) else {
         return node::NONE;
     };
     for word in 0..RULE_WORDS {

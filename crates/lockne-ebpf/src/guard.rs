@@ -46,27 +46,17 @@ pub(crate) fn guard_egress(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the kernel passes a valid packet.
     let mark = unsafe { (*skb).mark };
-    let is_strict = strict::is_on();
-    // Most packets have no mark at all; these need not even know where our bits are.
-    if mark == 0 && !is_strict {
+    let id = if strict::is_on() {
+        policy_strictly(skb, mark)
+    } else if mark == 0 {
+        // Most packets have no mark at all; these need not even know where our bits are.
         return PASS;
-    }
-    let mut id = config::field().policy(mark);
-    if is_strict {
-        id = strictest(id, policy_of_socket(skb));
-    }
-    if id == 0 {
-        return PASS;
-    }
-    // SAFETY: as above.
-    let device = unsafe { (*skb).ifindex };
-    match way(map::policy(id), device) {
-        Way::Home => at_home(&ctx, id),
-        Way::Allowed => {
-            count_sent(skb, id);
-            PASS
-        }
-        Way::Elsewhere => elsewhere(&ctx, id),
+    } else {
+        config::field().policy(mark)
+    };
+    match id {
+        0 => PASS,
+        id => guard(skb, id),
     }
 }
 
@@ -75,22 +65,51 @@ pub(crate) fn guard_egress(ctx: SkBuffContext) -> i32 {
 pub(crate) fn count_ingress(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the kernel passes a valid packet.
-    let mark = unsafe { (*skb).mark };
-    if mark == 0 {
+    let (mark, device) = unsafe { ((*skb).mark, (*skb).ifindex) };
+    if mark == 0 || device == LOOPBACK {
         return PASS;
     }
-    // SAFETY: as above.
+    match config::field().policy(mark) {
+        0 => PASS,
+        id => count_arrived(skb, id, device),
+    }
+}
+
+/// A packet of policy `id` leaves.
+///
+/// Out of line, and so are the others like it: what a function saves and restores, each packet that comes
+/// to it pays for.
+#[inline(never)]
+fn guard(skb: *mut __sk_buff, id: u8) -> i32 {
+    // SAFETY: the kernel passes a valid packet.
     let device = unsafe { (*skb).ifindex };
-    let mut id = config::field().policy(mark);
-    if id == 0 || device == LOOPBACK {
-        return PASS;
+    match way(map::policy(id), device) {
+        Way::Allowed => {
+            count_sent(skb, id);
+            PASS
+        }
+        way => look(skb, id, way == Way::Home),
     }
-    if map::policy(id).is_shared() {
+}
+
+/// The policy of a packet that may have been given a mark which is not its socket's.
+#[inline(never)]
+fn policy_strictly(skb: *mut __sk_buff, mark: u32) -> u8 {
+    let packet = config::field().policy(mark);
+    strictest(packet, policy_of_socket(skb))
+}
+
+/// A packet of policy `id` arrives by `device`; of which policy, the socket says where two share the device.
+#[inline(never)]
+fn count_arrived(skb: *mut __sk_buff, id: u8, device: u32) -> i32 {
+    let mut id = id;
+    let mut policy = map::policy(id);
+    if policy.is_shared() {
         id = policy_of_socket(skb);
+        policy = map::policy(id);
     }
-    let policy = map::policy(id);
     if id != 0 && !policy.is_direct() && policy.allows(device) {
-        // SAFETY: as above.
+        // SAFETY: the kernel passes a valid packet.
         let (bytes, packets) = unsafe { ((*skb).len, packets((*skb).gso_segs)) };
         map::count(id, |counters| {
             counters.rx_packets += packets;
@@ -132,20 +151,16 @@ fn count_sent(skb: *mut __sk_buff, id: u8) {
     });
 }
 
-/// To this machine. A resolver here would ask on, and is not policed.
-#[inline(always)]
-fn at_home(ctx: &SkBuffContext, id: u8) -> i32 {
-    if !is_question(ctx) || map::policy(id).is_direct() {
-        return PASS;
-    }
-    elsewhere(ctx, id)
-}
-
-/// The rare rest: from another namespace, to the local network, away, or a question to this machine.
+/// The rare rest: to this machine, from another namespace, to the local network, or away.
 ///
 /// Out of line, so that the packets above do not pay for its stack.
 #[inline(never)]
-fn elsewhere(ctx: &SkBuffContext, id: u8) -> i32 {
+fn look(skb: *mut __sk_buff, id: u8, is_home: bool) -> i32 {
+    let ctx = &SkBuffContext::new(skb);
+    // A resolver on this machine would ask on, and is not policed.
+    if is_home && (!is_question(ctx) || map::policy(id).is_direct()) {
+        return PASS;
+    }
     if is_foreign(ctx.skb.skb) {
         return PASS;
     }
@@ -180,7 +195,7 @@ fn is_question(ctx: &SkBuffContext) -> bool {
 #[inline(always)]
 fn is_foreign(skb: *mut __sk_buff) -> bool {
     let mut head = [0_u64; SOCK_HEAD / size_of::<u64>()];
-    let mut inode = 0_u32;
+    let mut cookie = 0_u64;
     // SAFETY: the helper checks both addresses, and writes no more than the lengths say.
     unsafe {
         let sk = (*skb).__bindgen_anon_2.sk;
@@ -191,17 +206,17 @@ fn is_foreign(skb: *mut __sk_buff) -> bool {
             return false;
         }
         let net = head[(config::sock_net() as usize / size_of::<u64>()) % head.len()];
-        let at = net.wrapping_add(u64::from(config::net_inode()));
+        let at = net.wrapping_add(u64::from(config::net_cookie()));
         if bpf_probe_read_kernel(
-            (&raw mut inode).cast(),
-            size_of::<u32>() as u32,
+            (&raw mut cookie).cast(),
+            size_of::<u64>() as u32,
             at as *const _,
         ) != 0
         {
             return false;
         }
     }
-    inode != config::netns_inode()
+    cookie != config::netns_cookie()
 }
 
 /// The policy in the mark of the packet's socket, which sends or receives it; 0 if there is none.

@@ -9,6 +9,10 @@
     reason = "calls cost, and the verifier loses what it knew of the arguments"
 )]
 #![allow(
+    clippy::cast_ptr_alignment,
+    reason = "packets and names are where the kernel aligns them, and its verifier checks each access"
+)]
+#![allow(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
     reason = "of sizes known here, and of a process id from the upper half of a word"

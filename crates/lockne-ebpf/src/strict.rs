@@ -11,13 +11,23 @@ use crate::{config, map::STRICT};
 const NET_ADMIN: u64 = 1 << 12;
 const NET_RAW: u64 = 1 << 13;
 
+/// Whether such a program was seen since these programs were loaded.
+///
+/// Two variables instead of a look-up, since each packet is asked: and each has one writer only. The one is
+/// the kernel's, the other ([`ASSUMED`]) the daemon's. The map keeps the answer for the daemon that comes next.
+#[unsafe(no_mangle)]
+static mut RAISED: u32 = 0;
+
+/// Until the daemon has seen that there was no such program before.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data")]
+static mut ASSUMED: u32 = 0;
+
 /// Whether the guard looks at sockets.
 #[inline(always)]
 pub(crate) fn is_on() -> bool {
-    // SAFETY: the map's own memory, a word.
-    STRICT
-        .get_ptr(0)
-        .is_some_and(|flag| unsafe { flag.read_volatile() } != 0)
+    // SAFETY: words, which are never written but as a whole.
+    unsafe { (&raw const RAISED).read_volatile() | (&raw const ASSUMED).read_volatile() != 0 }
 }
 
 /// Turns it on if the process that runs now can mark packets. In doubt it can.
@@ -25,13 +35,17 @@ pub(crate) fn is_on() -> bool {
 /// Out of line, for its stack.
 #[inline(never)]
 pub(crate) fn consider() -> u64 {
-    if is_on() || !can_mark() {
+    // SAFETY: a word.
+    let is_raised = unsafe { (&raw const RAISED).read_volatile() } != 0;
+    if is_raised || !can_mark() {
         return 0;
     }
     if let Some(flag) = STRICT.get_ptr_mut(0) {
         // SAFETY: the map's own memory.
         unsafe { flag.write_volatile(1) }
     }
+    // SAFETY: as above.
+    unsafe { (&raw mut RAISED).write_volatile(1) }
     1
 }
 

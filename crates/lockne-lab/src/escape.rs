@@ -39,6 +39,7 @@ use crate::{
 };
 pub use batch::{Batch, WORD, run_if_asked};
 pub use helper::Helper;
+pub use process::cgroups;
 
 type Result<T = ()> = std::result::Result<T, Failed>;
 

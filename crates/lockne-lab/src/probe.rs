@@ -360,6 +360,20 @@ impl Probe {
         Self::spawn(command)
     }
 
+    /// Starts it by `command`, whose program is a copy of this one.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn start_as(&self, mut command: Command) -> Result<Running, Error> {
+        let arguments = self.arguments().map_err(|source| Error::Start {
+            command: format!("{command:?}"),
+            source,
+        })?;
+        command.args(arguments.into_iter().skip(1));
+        Self::spawn(command)
+    }
+
     fn spawn(mut command: Command) -> Result<Running, Error> {
         let (stdin, theirs) = UnixStream::pair().map_err(Error::Speak)?;
         let spawned = command

@@ -118,6 +118,10 @@ pub(crate) enum Command {
     /// Watch programs start, or pings come in
     #[command(subcommand)]
     Trace(cmd::Trace),
+    /// Show every connection: program, tunnel, bytes
+    Flows(cmd::FlowsArgs),
+    /// Watch who uses the network, which way, and how much
+    Top(cmd::Top),
     /// Serve the clients in the foreground
     Daemon(Daemon),
     /// Print a completion script

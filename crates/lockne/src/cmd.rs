@@ -6,13 +6,15 @@ mod demo;
 pub(crate) mod doctor;
 mod down;
 pub(crate) mod explain;
+mod flows;
 mod leaktest;
 mod man;
-mod monitor;
+pub(crate) mod monitor;
 pub(crate) mod rule;
 mod run;
-mod status;
-mod trace;
+pub(crate) mod status;
+mod top;
+pub(crate) mod trace;
 mod tunnel;
 
 use std::process::ExitCode;
@@ -25,7 +27,9 @@ use crate::{
     output,
 };
 
-pub(crate) use self::{leaktest::Leaktest, monitor::Monitor, trace::Trace};
+pub(crate) use self::{
+    flows::FlowsArgs, leaktest::Leaktest, monitor::Monitor, top::Top, trace::Trace,
+};
 
 /// Does what was asked.
 pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
@@ -43,6 +47,8 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Demo(json) => demo::demo(json),
         Command::Monitor(args) => monitor::monitor(&cli.place, &args),
         Command::Trace(args) => trace::trace(&args),
+        Command::Top(args) => top::top(&cli.place, &args),
+        Command::Flows(args) => flows::flows(&cli.place, &args),
         Command::Daemon(args) => daemon::daemon(&cli.place, &args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -40,6 +40,12 @@ impl Failure {
         })
     }
 
+    /// All of it in one line, where there is room for no more.
+    pub(crate) fn to_line(&self) -> String {
+        let causes = self.refusal.causes.iter().map(|cause| format!(": {cause}"));
+        self.refusal.error.clone() + &causes.collect::<String>()
+    }
+
     /// Adds why: `error` and everything behind it.
     pub(crate) fn because(mut self, error: &(dyn Error + 'static)) -> Self {
         let mut next = Some(error);

@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod cmd;
 mod failure;
+mod flow;
 mod output;
 mod resolv_conf;
 mod sigpipe;

@@ -12,7 +12,7 @@ pub(crate) fn resolver_here() -> Option<IpAddr> {
 }
 
 /// The first name server of a resolv.conf(5), or the one that is meant where there is none.
-fn first(text: &str) -> Option<IpAddr> {
+pub(crate) fn first(text: &str) -> Option<IpAddr> {
     let mut servers = text.lines().filter_map(|line| {
         let (keyword, address) = line.trim_end().split_once([' ', '\t'])?;
         (keyword == "nameserver").then(|| address.trim())

@@ -59,10 +59,15 @@ impl Watch {
 
     /// Waits until one of `sources` is readable, or for half a second.
     pub(crate) fn wait(&self, sources: &[BorrowedFd<'_>]) -> Result<Next> {
-        let left = self.deadline.map_or(ROUND, |deadline| {
+        self.wait_for(sources, ROUND)
+    }
+
+    /// The same, for `round` at most.
+    pub(crate) fn wait_for(&self, sources: &[BorrowedFd<'_>], round: Duration) -> Result<Next> {
+        let left = self.deadline.map_or(round, |deadline| {
             deadline
                 .saturating_duration_since(Instant::now())
-                .min(ROUND)
+                .min(round)
         });
         if left.is_zero() {
             return Ok(Next::Stop);

@@ -1,7 +1,7 @@
 //! `cargo xtask kernels`: the tests, on the kernels that people have.
 
 mod archive;
-mod debian;
+pub(crate) mod debian;
 mod disk;
 mod guest;
 mod kernel;
@@ -23,7 +23,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-pub(crate) use self::guest::main as guest;
+pub(crate) use self::{debian::run as run_command, guest::main as guest};
 use self::{
     guest::Run,
     kernel::KERNELS,
@@ -50,7 +50,7 @@ pub(crate) struct Args {
     /// How many minutes a kernel may take
     #[arg(long, value_name = "MINUTES", default_value_t = 20)]
     limit: u64,
-    /// Leave out the tests of `lab` that take long
+    /// Of each suite only what asks the kernel the most, in an emulator's time
     #[arg(long)]
     quick: bool,
     /// Keep the results, and write docs/kernels.md anew
@@ -152,25 +152,39 @@ fn runs(built: &Built, suites: &[&Suite], args: &Args, release: &str) -> Vec<Run
     if version < lack::MINIMUM {
         return vec![refusal(built)];
     }
-    let chosen = built
-        .tests
-        .iter()
-        .filter(|(name, _)| suites.iter().any(|suite| suite.name == *name));
-    let run = |(name, program): &(&str, PathBuf)| {
-        let lacks = lack::of(name, version).into_iter().map(|(test, _)| test);
-        let long = if args.quick { suite::long(name) } else { &[] };
-        let skip = args.skip.iter().map(String::as_str);
-        let skip = skip.chain(lacks).chain(long.iter().copied());
-        let mut arguments = vec!["--format=json".to_owned(), "--test-threads=1".to_owned()];
-        arguments.extend(skip.map(|name| format!("--skip={name}")));
-        arguments.extend(args.filter.clone());
-        Run {
-            suite: (*name).to_owned(),
-            program: program.clone(),
-            arguments,
+    let mut runs = Vec::new();
+    for suite in suites {
+        let Some((_, program)) = built.tests.iter().find(|(name, _)| *name == suite.name) else {
+            continue;
+        };
+        let skipped = |name: &str| format!("--skip={name}");
+        let lacks = lack::of(suite.name, version).into_iter();
+        let lacks = lacks.map(|(test, _)| skipped(test));
+        let mut skip: Vec<_> = lacks.collect();
+        skip.extend(suite.left_out(args.quick).map(skipped));
+        skip.extend(args.skip.iter().map(|name| skipped(name)));
+        for selection in suite.selections(args.quick) {
+            let filter = match (&args.filter, selection) {
+                (None, selection) => selection,
+                (Some(filter), None) => Some(filter.as_str()),
+                // A program takes one of them.
+                (Some(filter), Some(selection)) if filter.starts_with(selection) => {
+                    Some(filter.as_str())
+                }
+                (Some(_), Some(_)) => continue,
+            };
+            let mut arguments = vec!["--format=json".to_owned(), "--test-threads=1".to_owned()];
+            arguments.extend(skip.iter().cloned());
+            arguments.extend(filter.map(ToOwned::to_owned));
+            runs.push(Run {
+                suite: suite.name.to_owned(),
+                program: program.clone(),
+                arguments,
+                finds: selection.map(ToOwned::to_owned),
+            });
         }
-    };
-    chosen.map(run).collect()
+    }
+    runs
 }
 
 /// On a kernel that is too old there is one thing to see: that lockne says so.
@@ -181,6 +195,7 @@ fn refusal(built: &Built) -> Run {
         suite: machine::REFUSAL.to_owned(),
         program: lockne.cloned().unwrap_or_default(),
         arguments: arguments.map(ToOwned::to_owned).to_vec(),
+        finds: None,
     }
 }
 

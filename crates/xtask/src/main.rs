@@ -1,7 +1,9 @@
 //! lockne's own build tasks: `cargo xtask WORD`.
 
+mod bench;
 mod demos;
 mod ebpf;
+mod fuzz;
 #[path = "../../../demos/build/kept.rs"]
 mod kept;
 mod kernels;
@@ -25,8 +27,12 @@ enum Task {
     Ebpf(ebpf::Args),
     /// Render the slides of the talk
     Talk(talk::Args),
+    /// Give random input to whatever lockne reads
+    Fuzz(fuzz::Args),
     /// Run the tests on other kernels, in virtual machines
     Kernels(kernels::Args),
+    /// Measure lockne beside what one would use instead
+    Bench(bench::Args),
 }
 
 fn main() -> Result<()> {
@@ -42,6 +48,8 @@ fn main() -> Result<()> {
         Task::Setup => setup::run(),
         Task::Ebpf(args) => ebpf::run(root, &args),
         Task::Talk(args) => talk::run(root, &args),
+        Task::Fuzz(args) => fuzz::run(root, &args),
         Task::Kernels(args) => kernels::run(root, &args),
+        Task::Bench(args) => bench::run(root, &args),
     }
 }

@@ -33,6 +33,9 @@ struct Options {
     /// Keep the costs in this file, as `bench/README.md` describes it
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Leave out the mark, the statistics and their costs, so that a benchmark can measure the cookie from outside
+    #[arg(long, conflicts_with = "json")]
+    cookie_only: bool,
     /// The command
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -40,6 +43,8 @@ struct Options {
 
 /// The programs at new sockets.
 const SOCKET: [&str; 2] = ["note_owner", "mark_socket"];
+/// The two that find the process by the cookie.
+const COOKIE: [&str; 2] = ["note_owner", "find_owner"];
 /// The programs at packets that leave.
 const PACKET: [&str; 3] = ["nothing", "find_owner", "read_mark"];
 
@@ -52,9 +57,13 @@ async fn demo(options: Options) -> Result<()> {
     let directory = File::open(cgroup.path())?;
     let mut ebpf = Ebpf::load(demos::object!("11-socket-cookie"))?;
     // Switches the measurement on, for the whole machine, as long as this is held.
-    let _stats =
-        enable_stats(Stats::RunTime).context("cannot switch on the run-time statistics")?;
-    for name in SOCKET {
+    let _stats = if options.cookie_only {
+        None
+    } else {
+        Some(enable_stats(Stats::RunTime).context("cannot switch on the run-time statistics")?)
+    };
+    let is_wanted = |name: &&str| !options.cookie_only || COOKIE.contains(name);
+    for name in SOCKET.into_iter().filter(is_wanted) {
         let program: &mut CgroupSock = program::find(&mut ebpf, name)?;
         program
             .load()
@@ -62,7 +71,7 @@ async fn demo(options: Options) -> Result<()> {
         program::log(name, &program.info()?);
         program.attach(&directory, CgroupAttachMode::Single)?;
     }
-    for name in PACKET {
+    for name in PACKET.into_iter().filter(is_wanted) {
         let program: &mut CgroupSkb = program::find(&mut ebpf, name)?;
         program
             .load()
@@ -84,6 +93,9 @@ async fn demo(options: Options) -> Result<()> {
     tokio::select! {
         status = command.wait() => tracing::info!("the command ended: {}", status?),
         () = stop.wait() => {}
+    }
+    if options.cookie_only {
+        return Ok(());
     }
     show_owners(&ebpf)?;
     show_marked(&ebpf)?;

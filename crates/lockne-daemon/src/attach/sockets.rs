@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::fd::{AsFd as _, OwnedFd, RawFd},
 };
 
@@ -20,13 +20,10 @@ use lockne_core::{
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use socket2::{Domain, SockRef, Socket};
 
-use super::{
-    target::Process,
-    tree::{self, Stat},
-};
+use super::{target::Process, tree::Stat};
 use crate::{
-    inherited::Error,
-    kernel::cookie_of,
+    inherited::{Error, is_near, is_of_this_netns},
+    process,
     socket::{self, Listed},
 };
 
@@ -221,10 +218,12 @@ pub(super) fn sharers(moved: &[MovedSocket], processes: &BTreeSet<u32>) -> Vec<S
     let changed = |it: &&MovedSocket| matches!(it.fate, Fate::Moved | Fate::Cut | Fate::Near);
     let changed = moved.iter().filter(changed).map(|it| it.socket.inode);
     let changed: BTreeSet<u64> = changed.collect();
+    if changed.is_empty() {
+        return Vec::new();
+    }
+    let others = process::all().unwrap_or_default().into_iter();
     // The daemon holds what it has just marked.
-    let others = tree::all().into_iter().filter(|pid| {
-        !changed.is_empty() && !processes.contains(pid) && *pid != std::process::id()
-    });
+    let others = others.filter(|pid| !processes.contains(pid) && *pid != std::process::id());
     let shares = |pid: &u32| {
         Open::of(*pid).is_ok_and(|open| open.sockets.keys().any(|inode| changed.contains(inode)))
     };
@@ -513,26 +512,6 @@ fn by_itself(domain: Domain) -> Option<&'static str> {
     }
 }
 
-/// In another network namespace our bits of the mark are somebody else's.
-fn is_of_this_netns(socket: &Socket) -> bool {
-    let ours = Socket::new(Domain::UNIX, socket2::Type::DGRAM, None);
-    let ours = ours.and_then(|ours| cookie_of(ours.as_fd())).ok();
-    // Where the kernel does not tell, it is taken for ours: better bound than free.
-    match (ours, cookie_of(socket.as_fd()).ok()) {
-        (Some(ours), Some(its)) => ours == its,
-        _ => true,
-    }
-}
-
-/// Whether a connection works with every policy: it stays on this machine, or goes past the tunnel.
-fn is_near(local: Option<IpAddr>, remote: Option<IpAddr>, lan: &BTreeSet<IpNet>) -> bool {
-    remote.is_some_and(|remote| {
-        remote.is_loopback()
-            || local == Some(remote)
-            || lan.iter().any(|prefix| prefix.contains(&remote))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -544,19 +523,6 @@ mod tests {
         assert_eq!(inodes("socket:[99]").collect::<Vec<_>>(), [99]);
         assert_eq!(inodes(info).collect::<Vec<_>>(), [17, 4711]);
         assert_eq!(inodes("pipe:[99]").count(), 0);
-    }
-
-    #[test]
-    fn connection_to_this_machine_or_past_the_tunnel_is_near() {
-        let lan = BTreeSet::from(["192.168.1.0/24".parse().unwrap()]);
-        let near =
-            |local: &str, remote: &str| is_near(local.parse().ok(), remote.parse().ok(), &lan);
-
-        assert!(near("127.0.0.1", "127.0.0.53"));
-        assert!(near("10.0.0.1", "10.0.0.1"));
-        assert!(near("10.0.0.1", "192.168.1.9"));
-        assert!(!near("10.0.0.1", "203.0.113.7"));
-        assert!(!near("10.0.0.1", "-"));
     }
 
     #[test]

@@ -1,21 +1,15 @@
 //! Which processes a request means.
 
-use std::{
-    fs,
-    os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
-        unix::fs::MetadataExt as _,
-    },
-};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use lockne_core::api::Target;
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, pidfd_open},
-};
 
 use super::tree::{self, Stat};
-use crate::{error::Error, peer::Peer};
+use crate::{
+    error::Error,
+    peer::Peer,
+    process::{self, all, namespace, own_netns},
+};
 
 /// Why a process cannot be put under a policy, or taken out.
 #[derive(Debug, thiserror::Error)]
@@ -113,8 +107,7 @@ pub(crate) struct Process {
 impl Process {
     /// Takes hold of a living process; `None` if there is none.
     pub(crate) fn open(pid: u32) -> Option<Self> {
-        let number = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
-        let handle = pidfd_open(number, PidfdFlags::empty()).ok()?;
+        let handle = process::open(pid).ok()?;
         let stat = Stat::read(pid).filter(|stat| !stat.has_ended)?;
         let process = Self {
             pid,
@@ -126,10 +119,9 @@ impl Process {
         (!process.has_ended()).then_some(process)
     }
 
-    /// Whether it has ended: then the handle is readable, as `pidfd_open(2)` says.
+    /// Whether it has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        let mut polled = [PollFd::new(&self.handle, PollFlags::IN)];
-        poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        process::has_ended(&self.handle)
     }
 
     pub(crate) fn handle(&self) -> BorrowedFd<'_> {
@@ -145,8 +137,8 @@ pub(crate) fn resolve(target: &Target, peer: &Peer) -> Result<Vec<Process>, Erro
             vec![checked(*pid)?]
         }
         Target::Name(name) => {
-            let pids = tree::all();
-            let named = pids.into_iter().filter(|pid| tree::is_called(*pid, name));
+            let pids = all().unwrap_or_default().into_iter();
+            let named = pids.filter(|pid| tree::is_called(*pid, name));
             // Who asks has the name too, if it is `lockne`; and so may have threads of the kernel.
             let named = named.filter(|pid| Some(*pid) != peer.pid);
             let results: Vec<_> = named.map(checked).collect();
@@ -192,8 +184,8 @@ fn checked(pid: u32) -> Result<Process, TargetError> {
 
 /// A number that somebody types in a container means another process there than here.
 fn require_same_numbers(peer: &Peer) -> Result<(), TargetError> {
-    let theirs = peer.pid.and_then(|pid| namespace(pid, "pid"));
-    let ours = namespace(std::process::id(), "pid");
+    let theirs = peer.pid.and_then(|pid| namespace(pid, "pid").ok());
+    let ours = namespace(std::process::id(), "pid").ok();
     // An asker that has gone meanwhile gets no answer anyway.
     if peer.pid.is_none() || theirs.is_some() && theirs != ours {
         return Err(TargetError::OtherNumbers);
@@ -203,11 +195,6 @@ fn require_same_numbers(peer: &Peer) -> Result<(), TargetError> {
 
 /// Whether a process is in another network namespace than we are.
 pub(crate) fn is_elsewhere(pid: u32) -> bool {
-    let theirs = namespace(pid, "net");
-    theirs.is_some() && theirs != namespace(std::process::id(), "net")
-}
-
-fn namespace(pid: u32, kind: &str) -> Option<u64> {
-    let file = fs::metadata(format!("/proc/{pid}/ns/{kind}")).ok()?;
-    Some(file.ino())
+    let theirs = namespace(pid, "net").ok();
+    theirs.is_some() && theirs != own_netns().ok()
 }

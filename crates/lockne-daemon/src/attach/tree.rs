@@ -5,6 +5,8 @@ use std::{
     fs,
 };
 
+use crate::process;
+
 /// What one line of `/proc/PID/stat` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
@@ -52,18 +54,10 @@ impl Stat {
     }
 }
 
-/// The numbers of all processes.
-pub(crate) fn all() -> Vec<u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten();
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect()
-}
-
 /// `roots` and all that descends from them now, parents before their children.
 pub(crate) fn with_descendants(roots: &[u32]) -> Vec<u32> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    for pid in all() {
+    for pid in process::all().unwrap_or_default() {
         let line = fs::read_to_string(format!("/proc/{pid}/stat"));
         if let Some(stat) = line.ok().as_deref().and_then(Stat::parse) {
             children.entry(stat.parent).or_default().push(pid);

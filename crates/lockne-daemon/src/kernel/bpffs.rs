@@ -43,7 +43,8 @@ pub(super) fn release(dir: &Path) -> Result<(), Error> {
         }
     };
     if is_mount(dir).map_err(failed("look at"))? {
-        match rustix::mount::unmount(dir, UnmountFlags::empty()) {
+        // Whoever looks into it at this moment keeps nothing alive: it is empty.
+        match rustix::mount::unmount(dir, UnmountFlags::DETACH) {
             Err(rustix::io::Errno::PERM) => return Ok(()),
             unmounted => unmounted.map_err(|errno| failed("unmount")(errno.into()))?,
         }

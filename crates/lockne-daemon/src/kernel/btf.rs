@@ -262,6 +262,6 @@ mod tests {
 
         assert_eq!(tgid, pid + 4, "neighbours since Linux 2.6");
         assert!(btf.offset("sock", "__sk_common.skc_net.net").unwrap() < 128);
-        assert!(btf.offset("net", "ns.inum").unwrap() > 0);
+        assert!(btf.offset("net", "net_cookie").unwrap() > 0);
     }
 }

@@ -12,29 +12,18 @@ use socket2::{Domain, Socket, Type};
 
 use super::Error;
 
-/// The network namespace of the calling thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Netns {
-    pub(super) cookie: u64,
-    pub(super) inode: u32,
-}
-
-impl Netns {
-    /// Asks the kernel.
-    pub(super) fn current() -> Result<Self, Error> {
-        let cookie = own_cookie().map_err(|source| match source.raw_os_error() {
-            Some(libc::ENOPROTOOPT) => Error::Unsupported {
-                feature: "network namespace cookies",
-                since: "5.14",
-            },
-            _ => Error::Read {
-                path: "the network namespace's cookie".into(),
-                source,
-            },
-        })?;
-        let inode = inode("/proc/thread-self/ns/net")?;
-        Ok(Self { cookie, inode })
-    }
+/// The cookie of the calling thread's network namespace. Unlike its inode, no later namespace gets the same.
+pub(super) fn current() -> Result<u64, Error> {
+    own_cookie().map_err(|source| match source.raw_os_error() {
+        Some(libc::ENOPROTOOPT) => Error::Unsupported {
+            feature: "network namespace cookies",
+            since: "5.14",
+        },
+        _ => Error::Read {
+            path: "the network namespace's cookie".into(),
+            source,
+        },
+    })
 }
 
 /// Fails where process ids, or the root of the cgroups, are not what the programs see.

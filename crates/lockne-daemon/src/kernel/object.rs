@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, MapInfo},
-    programs::{Program, ProgramType},
+    programs::{Program, ProgramError, ProgramType},
     sys::{BpfHelper, is_helper_supported},
 };
 use lockne_abi::{
@@ -13,7 +13,7 @@ use lockne_abi::{
     Place, Policy, Renames, Resolvers, RuleBits, RuleSet, Script, Seen, User, name,
 };
 
-use super::{Error, btf, namespace::Netns, sys};
+use super::{Error, btf, namespace, sys};
 
 /// A map and the sizes of its keys and values.
 pub(super) struct Shape {
@@ -64,16 +64,39 @@ const TRACEPOINTS: [(&str, &str); 3] = [
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lockne.bpf.o"));
 
+/// How often a program is given to the verifier that is cut short each time.
+const TRIES: u32 = 100;
+
+/// Loads a program again while the verifier is interrupted: it gives up when a signal is pending (`bpf_check`).
+pub(crate) fn patiently(
+    mut load: impl FnMut() -> Result<(), ProgramError>,
+) -> Result<(), ProgramError> {
+    let interrupted = |error: &ProgramError| {
+        matches!(error, ProgramError::LoadError { io_error, .. }
+            if io_error.raw_os_error() == Some(libc::EAGAIN))
+    };
+    for _ in 1..TRIES {
+        match load() {
+            Err(error) if interrupted(&error) => {}
+            result => return result,
+        }
+    }
+    load()
+}
+
 /// Loads every map and program, and pins the maps. Maps that are pinned already are used as they are.
 pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
     let config = config(field, processes(pins)?)?;
     check_owner(pins, &config)?;
     let types = aya::Btf::from_sys_fs().map_err(|error| Error::load(error.into()))?;
 
+    // What the programs before have noted is not known until they are out of the way.
+    let assumed = u32::from(pins.join(name::STRICT).exists());
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(&types))
         .override_global(name::CONFIG, &config, true)
+        .override_global(name::ASSUMED, &assumed, true)
         .map_max_entries(name::PROCESSES, config.max_processes / PROCESSES_PER_PAGE);
     for map in &MAPS {
         loader.map_pin_path(map.name, pins.join(map.name));
@@ -86,7 +109,7 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
     copy.set(0, config, 0).map_err(Error::map(name::LOADED))?;
 
     for (name, program) in ebpf.programs_mut() {
-        let result = match program {
+        let result = patiently(|| match program {
             // It is on a hook that Aya does not know.
             _ if name == name::CONNECT_UNIX => Ok(()),
             Program::CgroupSock(program) => program.load(),
@@ -99,7 +122,7 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
                 .find(|(of, _)| *of == name)
                 .map_or(Ok(()), |(_, tracepoint)| program.load(tracepoint, &types)),
             _ => Ok(()),
-        };
+        });
         result.map_err(|error| Error::program(name, error))?;
     }
     Ok(ebpf)
@@ -132,14 +155,12 @@ fn processes(pins: &Path) -> Result<u32, Error> {
 }
 
 fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
-    let netns = Netns::current()?;
     let types = btf::Btf::of_kernel()?;
     let has_set_retval =
         is_helper_supported(ProgramType::CgroupSock, BpfHelper::BPF_FUNC_set_retval)
             .map_err(|error| Error::program("probe", error))?;
     Ok(Config {
-        netns_cookie: netns.cookie,
-        netns_inode: netns.inode,
+        netns_cookie: namespace::current()?,
         mark_shift: field.shift(),
         max_processes,
         task_tgid: types.offset("task_struct", "tgid")?,
@@ -147,7 +168,7 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         task_signal: types.offset("task_struct", "signal")?,
         signal_live: types.offset("signal_struct", "live")?,
         sock_net: types.offset("sock", "__sk_common.skc_net.net")?,
-        net_inode: types.offset("net", "ns.inum")?,
+        net_cookie: types.offset("net", "net_cookie")?,
         has_set_retval: has_set_retval.into(),
         unix_address: types.offset("bpf_sock_addr_kern", "uaddr").unwrap_or(0),
         unix_length: types.offset("bpf_sock_addr_kern", "uaddrlen").unwrap_or(0),
@@ -174,6 +195,7 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         cred_effective: types.offset("cred", "cap_effective")?,
         cred_user_ns: types.offset("cred", "user_ns")?,
         user_ns_level: types.offset("user_namespace", "level")?,
+        padding: 0,
     })
 }
 

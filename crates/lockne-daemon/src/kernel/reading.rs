@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU8, path::Path};
 
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
-use lockne_abi::{Counters, Endpoint, PROCESSES_PER_PAGE, Resolvers, name};
+use lockne_abi::{Counters, Endpoint, Member, PROCESSES_PER_PAGE, Resolvers, name};
 use lockne_core::policy::PolicyId;
 
 use super::{Error, process::Table};
@@ -41,6 +41,11 @@ impl Reading {
     #[must_use]
     pub fn process(&self, pid: u32) -> Option<PolicyId> {
         policy_id(self.processes.get(pid).policy())
+    }
+
+    /// Under what a process stands: its policy, and who chose it.
+    pub(crate) fn standing(&self, pid: u32) -> Member {
+        self.processes.get(pid)
     }
 
     /// Whether somebody chose by hand what a process stands under, so that rules leave it alone.

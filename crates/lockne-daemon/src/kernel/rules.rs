@@ -142,10 +142,12 @@ impl Maps {
     }
 }
 
-/// Waits until whoever began to read the slot that is not in force has ended.
+/// Waits until every program that runs now has ended: whoever reads the slot that is not in force, or is of
+/// the daemon before.
 ///
-/// A program of a tracepoint runs with preemption off, which is a reader's section of RCU.
-fn wait_for_readers() {
+/// A program of a tracepoint runs with preemption off, which is a reader's section of RCU; those at
+/// cgroups run in one.
+pub(super) fn wait_for_readers() {
     const GLOBAL: libc::c_int = 1;
     // SAFETY: it takes two numbers, and waits for a grace period.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0) };

@@ -1,12 +1,24 @@
 //! The object of the watching programs.
 
 use aya::{Btf, Ebpf, EbpfLoader};
-use lockne_abi::observe::{Config, name};
+use lockne_abi::{
+    flow::{self, SLOTS, WAYS},
+    observe::{Config, name},
+};
 
 use crate::kernel::{Error, btf};
 
 /// Puts the maps into the kernel, with so many bytes of room for records.
 pub(super) fn load(capture: u32, needs_owner: bool, room: u32) -> Result<Ebpf, Error> {
+    load_for(capture, needs_owner, room, WAYS)
+}
+
+/// The same, with room for flows.
+pub(super) fn load_metering(room: u32) -> Result<Ebpf, Error> {
+    load_for(0, false, room, SLOTS)
+}
+
+fn load_for(capture: u32, needs_owner: bool, room: u32, flows: u32) -> Result<Ebpf, Error> {
     let types = btf::Btf::of_kernel()?;
     let config = Config {
         capture,
@@ -29,6 +41,7 @@ pub(super) fn load(capture: u32, needs_owner: bool, room: u32) -> Result<Ebpf, E
         .btf(Some(&types))
         .override_global(name::CONFIG, &config, true)
         .map_max_entries(name::RECORDS, room)
+        .map_max_entries(flow::name::FLOWS, flows)
         .load(object)
         .map_err(Error::load)
 }

@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::MetadataExt as _,
+    },
 };
 
 use aya::{
@@ -11,9 +14,10 @@ use aya::{
     programs::{CgroupAttachMode, CgroupSock},
 };
 use lockne_abi::observe::{Owner, name};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use crate::kernel::{Error, cgroup};
+use crate::process;
 
 /// The kernel's answer stays if there is one: it is the younger.
 const IF_NEW: u64 = 1;
@@ -38,21 +42,12 @@ pub(super) fn watch(ebpf: &mut Ebpf) -> Result<(), Error> {
 
 /// Processes and sockets that go away meanwhile are none.
 fn note_existing(owners: &mut SkStorage<&mut MapData, Owner>) {
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return;
-    };
-    for process in processes.flatten() {
-        let pid = process
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        if let Some(pid) = pid {
-            let _ended_or_not = note_process(owners, pid);
-        }
+    for pid in process::all().unwrap_or_default() {
+        let _ended_or_not = note_process(owners, pid);
     }
 }
 
-fn note_process(owners: &mut SkStorage<&mut MapData, Owner>, pid: i32) -> io::Result<()> {
+fn note_process(owners: &mut SkStorage<&mut MapData, Owner>, pid: u32) -> io::Result<()> {
     let mut handle = None;
     let mut owner = None;
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
@@ -70,8 +65,7 @@ fn note_process(owners: &mut SkStorage<&mut MapData, Owner>, pid: i32) -> io::Re
             continue;
         };
         if handle.is_none() {
-            let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
-            handle = Some(pidfd_open(pid, PidfdFlags::empty())?);
+            handle = Some(process::open(pid)?);
         }
         let Some(handle) = &handle else {
             continue;
@@ -90,7 +84,7 @@ fn note_process(owners: &mut SkStorage<&mut MapData, Owner>, pid: i32) -> io::Re
     Ok(())
 }
 
-fn owner_of(pid: i32) -> io::Result<Owner> {
+pub(super) fn owner_of(pid: u32) -> io::Result<Owner> {
     let text = fs::read(format!("/proc/{pid}/comm"))?;
     let mut name = [0; 16];
     let length = text
@@ -99,8 +93,13 @@ fn owner_of(pid: i32) -> io::Result<Owner> {
         .unwrap_or(text.len())
         .min(15);
     name[..length].copy_from_slice(&text[..length]);
-    let pid = pid.cast_unsigned();
-    Ok(Owner { name, pid })
+    let uid = fs::metadata(format!("/proc/{pid}"))?.uid();
+    Ok(Owner {
+        name,
+        pid,
+        uid,
+        metered: 0,
+    })
 }
 
 /// Whether what is sent by the socket are packets of the network.

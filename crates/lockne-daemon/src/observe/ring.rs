@@ -41,6 +41,7 @@ impl Ring {
             seen: sum.seen + one.seen,
             kept: sum.kept + one.kept,
             lost: sum.lost + one.lost,
+            unmetered: sum.unmetered + one.unmetered,
         }))
     }
 

@@ -19,7 +19,6 @@ use lockne_core::{
     policy::{PolicyId, Terms},
     rule::{Existing, RuleName},
 };
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tracing::warn;
 
 use super::{
@@ -30,6 +29,7 @@ use super::{
 use crate::{
     inherited,
     kernel::{self, Kernel, Sheet},
+    process,
 };
 
 /// How often we look before we leave the rest to the next time. A machine that is busy with starting
@@ -81,22 +81,26 @@ impl InForce<'_> {
         moved: &mut Vec<Moved>,
     ) -> Result<(), Error> {
         let us = std::process::id();
-        let processes: BTreeMap<u32, Process> = pids()?
+        let pids = process::all().map_err(|source| Error::Read {
+            path: "/proc".into(),
+            source,
+        })?;
+        let processes: BTreeMap<u32, Process> = pids
             .into_iter()
             .filter(|pid| *pid != us && !kernel.is_chosen(*pid))
             .filter_map(|pid| Some((pid, Process::of(pid)?)))
             .collect();
         let ours = Mounts::of("thread-self").unwrap_or_default();
-        for (pid, process) in &processes {
+        for (pid, found) in &processes {
             let now = kernel.process(*pid);
-            let named = self.named(*pid, process, &ours).map(Reason::Rule);
+            let named = self.named(*pid, found, &ours).map(Reason::Rule);
             let reason = named
                 .or_else(|| self.moved.get(&now?).copied().map(Reason::Rule))
                 .or_else(|| {
                     if now.is_some() {
                         return None;
                     }
-                    let mut above = Some(process.parent);
+                    let mut above = Some(found.parent);
                     // A ring cannot be, but the numbers may be used anew while we look.
                     for _ in 0..processes.len() {
                         let parent = above?;
@@ -129,26 +133,21 @@ impl InForce<'_> {
                 Ok(true) => {}
                 Err(error) => return Err(error.into()),
             }
-            if has_ended(&process.handle) {
+            if process::has_ended(&found.handle) {
                 // The number has another owner, who was not meant.
                 let _ended_too = kernel.set_by_rule(*pid, Some(policy), now);
                 continue;
             }
-            let cut = match existing {
-                Existing::Keep => 0,
-                Existing::Reset => {
-                    let bound =
-                        inherited::bind(process.handle.as_fd(), *pid, self.field, policy, terms);
-                    bound.unwrap_or_else(|error| {
-                        warn!(
-                            pid,
-                            ?error,
-                            "connections of a program that a rule names may stay as they were"
-                        );
-                        0
-                    })
-                }
-            };
+            let handle = found.handle.as_fd();
+            let bound = inherited::bind(handle, *pid, self.field, policy, terms, existing);
+            let cut = bound.unwrap_or_else(|error| {
+                warn!(
+                    pid,
+                    ?error,
+                    "sockets of a program that a rule names may stay as they were"
+                );
+                0
+            });
             moved.push(Moved {
                 pid: *pid,
                 rule,
@@ -203,8 +202,7 @@ struct Process {
 impl Process {
     /// `None` for threads of the kernel, and for what has ended.
     fn of(pid: u32) -> Option<Self> {
-        let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
-        let handle = pidfd_open(number, PidfdFlags::empty()).ok()?;
+        let handle = process::open(pid).ok()?;
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -305,19 +303,6 @@ fn stem(name: &str) -> Option<&str> {
     name.get(..end)
 }
 
-/// Every process.
-fn pids() -> Result<Vec<u32>, Error> {
-    let failed = |source| Error::Read {
-        path: "/proc".into(),
-        source,
-    };
-    let entries = fs::read_dir("/proc").map_err(failed)?;
-    Ok(entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect())
-}
-
 /// How many processes and threads there ever were.
 fn births() -> Result<u64, Error> {
     let failed = |source| Error::Read {
@@ -328,13 +313,6 @@ fn births() -> Result<u64, Error> {
     text.lines()
         .find_map(|line| line.strip_prefix("processes ")?.trim().parse().ok())
         .ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))
-}
-
-/// Whether the process behind the handle has ended.
-fn has_ended(handle: &OwnedFd) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut polled = [PollFd::new(handle, PollFlags::IN)];
-    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 #[cfg(test)]

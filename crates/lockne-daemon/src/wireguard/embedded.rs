@@ -14,15 +14,14 @@ use super::{
     death::Death,
     peer::{Peer, PeerState},
     tun::{Tun, TunRecv, TunSend},
-    udp::Sockets,
-    workers::Workers,
+    udp::{Keepalives, Sockets},
 };
 
 /// A running WireGuard.
 pub(super) struct Embedded {
     name: String,
     device: device::Device<(Sockets, TunSend, TunRecv)>,
-    workers: Workers,
+    keepalives: Keepalives,
 }
 
 /// What the device needs beside its configuration, looked up by the caller.
@@ -41,31 +40,11 @@ impl Embedded {
         settings: Settings<'_>,
         death: &Death,
     ) -> Result<Self, Error> {
-        let name = settings.name;
-        let workers = Workers::start(name).map_err(|source| Error::Threads {
-            name: name.to_owned(),
-            source,
-        })?;
-        let device = workers
-            .run(Self::build(tun, config, settings, death))
-            .await?;
-        Ok(Self {
-            name: name.to_owned(),
-            device,
-            workers,
-        })
-    }
-
-    async fn build(
-        tun: &Tun,
-        config: &Config,
-        settings: Settings<'_>,
-        death: &Death,
-    ) -> Result<device::Device<(Sockets, TunSend, TunRecv)>, Error> {
         let Settings { name, port, .. } = settings;
         let (send, recv) = tun.split(settings.mtu, death)?;
+        let keepalives = Keepalives::default();
         let mut builder = DeviceBuilder::new()
-            .with_udp(Sockets::new(death))
+            .with_udp(Sockets::new(death, &keepalives))
             .with_ip_pair(send, recv)
             .with_private_key((*config.private_key.secret_bytes()).into())
             .with_listen_port(port)
@@ -73,14 +52,24 @@ impl Embedded {
         if let Some(mark) = config.fwmark {
             builder = builder.with_fwmark(mark);
         }
-        builder.build().await.map_err(|error| match error {
+        let device = builder.build().await.map_err(|error| match error {
             device::Error::Bind(source, _) => bind_error(port, source),
             source => Error::Embedded {
                 action: "start",
                 name: name.to_owned(),
                 source,
             },
+        })?;
+        Ok(Self {
+            name: name.to_owned(),
+            device,
+            keepalives,
         })
+    }
+
+    /// The bytes of messages without content that came, which [`peers`](Self::peers) does not count.
+    pub(super) fn keepalives(&self) -> u64 {
+        self.keepalives.bytes()
     }
 
     /// What is known about every peer.
@@ -109,7 +98,7 @@ impl Embedded {
                 .modify_peer(&key, |peer| peer.set_endpoint(Some(endpoint)))
                 .await
         });
-        match self.workers.run(set).await {
+        match set.await {
             Ok(_) => Ok(()),
             Err(source) => Err(Error::Embedded {
                 action: "change a peer in",
@@ -121,8 +110,7 @@ impl Embedded {
 
     /// Ends the tasks and closes the socket. The TUN device stays.
     pub(super) async fn stop(&self) {
-        self.workers.run(self.device.suspend()).await;
-        self.workers.stop().await;
+        self.device.suspend().await;
     }
 }
 

@@ -74,14 +74,6 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// There are no threads to be had.
-    #[error("cannot start the threads of the tunnel `{name}`")]
-    Threads {
-        /// The tunnel.
-        name: String,
-        /// What the system said.
-        source: io::Error,
-    },
     /// The UDP port of this end belongs to somebody else.
     #[error("UDP port {port} is in use")]
     PortInUse {

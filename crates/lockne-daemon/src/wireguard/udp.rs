@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -31,9 +31,34 @@ const MOST_SEGMENTS: usize = 64;
 /// Of IP and UDP, for the length of a long send has 16 bits, too.
 const HEADERS: usize = 48;
 
+/// A message of WireGuard that carries data, and none: how a far end says that it is there.
+const KEEPALIVE_BYTES: usize = 32;
+const DATA: [u8; 4] = [4, 0, 0, 0];
+
+/// How many bytes of messages without content have come. gotatun counts the content only, so that a far end which
+/// hears us and has nothing to say would look like one that is gone.
+///
+/// They are not decrypted here. Who forges them can make a dead tunnel look alive, so that its programs stay silent,
+/// and no more.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Keepalives(Arc<AtomicU64>);
+
+impl Keepalives {
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    fn count(&self, datagram: &[u8]) {
+        if datagram.len() == KEEPALIVE_BYTES && datagram.starts_with(&DATA) {
+            self.0.fetch_add(KEEPALIVE_BYTES as u64, Relaxed);
+        }
+    }
+}
+
 /// Opens sockets, whose end is told to the [`Death`].
 pub(super) struct Sockets {
     death: Death,
+    keepalives: Keepalives,
 }
 
 /// Datagrams to peers.
@@ -50,12 +75,14 @@ pub(super) struct Sender {
 pub(super) struct Receiver {
     socket: UdpSocket,
     death: Death,
+    keepalives: Keepalives,
 }
 
 impl Sockets {
-    pub(super) fn new(death: &Death) -> Self {
+    pub(super) fn new(death: &Death, keepalives: &Keepalives) -> Self {
         Self {
             death: death.clone(),
+            keepalives: keepalives.clone(),
         }
     }
 }
@@ -88,6 +115,7 @@ impl UdpTransportFactory for Sockets {
         let receiver = Receiver {
             socket: socket.clone(),
             death: self.death.clone(),
+            keepalives: self.keepalives.clone(),
         };
         let writable = std::net::UdpSocket::from(socket.as_fd().try_clone_to_owned()?);
         let sender = Sender {
@@ -159,7 +187,7 @@ impl Sender {
         let Some((first, destination)) = packets.first() else {
             return 0;
         };
-        if self.is_refused.load(Ordering::Relaxed) {
+        if self.is_refused.load(Relaxed) {
             return 1;
         }
         let most = (LONGEST - HEADERS) / first.len().max(1);
@@ -181,7 +209,7 @@ impl Sender {
         match self.send_at_once(run).await {
             // The device cannot do checksums (`udp_send_skb`), or the socket is of another kind.
             Err(error) if run.len() > 1 && is_refusal(&error) => {
-                self.is_refused.store(true, Ordering::Relaxed);
+                self.is_refused.store(true, Relaxed);
                 tracing::debug!(%error, "cannot send datagrams in batches");
                 for packet in run {
                     self.send_at_once(std::slice::from_ref(packet)).await?;
@@ -222,6 +250,9 @@ impl UdpRecv for Receiver {
 
     async fn recv_from(&mut self, pool: &mut PacketBufPool) -> io::Result<(Packet, SocketAddr)> {
         let result = self.socket.recv_from(pool).await;
+        if let Ok((packet, _)) = &result {
+            self.keepalives.count(packet);
+        }
         result.map_err(|error| self.death.fatal(error))
     }
 
@@ -231,13 +262,19 @@ impl UdpRecv for Receiver {
         pool: &mut PacketBufPool,
         packets: &mut Vec<(Packet, SocketAddr)>,
     ) -> io::Result<()> {
+        let before = packets.len();
         loop {
             let result = self.socket.recv_many_from(buffer, pool, packets).await;
             match result {
                 // Short of memory: the next datagram may do better.
                 Err(error) if is_passing(&error) => tokio::task::yield_now().await,
                 Err(error) => return Err(self.death.fatal(error)),
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    for (packet, _) in packets.iter().skip(before) {
+                        self.keepalives.count(packet);
+                    }
+                    return Ok(());
+                }
             }
         }
     }
@@ -252,4 +289,22 @@ fn is_passing(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::ENOMEM | libc::ENOBUFS | libc::EINTR)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_data_without_content_is_a_keepalive() {
+        let keepalives = Keepalives::default();
+        let mut datagram = [0; 80];
+
+        for (kind, length) in [(4, 32), (4, 48), (4, 80), (1, 32), (2, 32), (4, 16), (4, 0)] {
+            datagram[0] = kind;
+            keepalives.count(&datagram[..length]);
+        }
+
+        assert_eq!(keepalives.bytes(), 32);
+    }
 }

@@ -6,7 +6,7 @@ use lockne_abi::{Counters, LanKey, Policy, name};
 use lockne_interpreter::{World, context};
 
 use crate::run::{
-    CONFIG, NETNS_INODE, OTHERS, Outcome, bytes_of, counters, mark, pointer, run, set_policy,
+    CONFIG, NETNS_COOKIE, OTHERS, Outcome, bytes_of, counters, mark, pointer, run, set_policy,
 };
 
 const PASS: u32 = 1;
@@ -84,11 +84,11 @@ fn open_lan(world: &mut World, id: u8, bits: u32, address: [u8; 16]) {
     assert!(world.map(name::LAN).set(&key, &[1]));
 }
 
-/// A socket in the network namespace `inode`, as `skb->sk` points to it.
-fn socket_in(world: &mut World, inode: u32) -> u64 {
+/// A socket in the network namespace with this `cookie`, as `skb->sk` points to it.
+fn socket_in(world: &mut World, cookie: u64) -> u64 {
     let mut net = [0; 64];
-    let at = CONFIG.net_inode as usize;
-    net[at..at + 4].copy_from_slice(&inode.to_ne_bytes());
+    let at = CONFIG.net_cookie as usize;
+    net[at..at + 8].copy_from_slice(&cookie.to_ne_bytes());
     let net = world.block(&net);
     let mut sock = [0; 512];
     let at = CONFIG.sock_net as usize;
@@ -233,16 +233,16 @@ fn packet_of_neither_ip_version_or_too_short_to_tell_is_dropped() {
 
 #[test]
 fn packet_of_another_network_namespace_is_left_alone() {
-    let from = |inode| {
+    let from = |cookie| {
         let mut after = leave(&udp4(FAR), mark(7), ETH0, |world, skb| {
-            let socket = socket_in(world, inode);
+            let socket = socket_in(world, cookie);
             set_socket(skb, socket);
         });
         (after.verdict, counters(&mut after.world, 7).refused)
     };
 
-    assert_eq!(from(NETNS_INODE), (DROP, 1));
-    assert_eq!(from(NETNS_INODE + 1), (PASS, 0));
+    assert_eq!(from(NETNS_COOKIE), (DROP, 1));
+    assert_eq!(from(NETNS_COOKIE + 1), (PASS, 0));
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn packet_of_a_shared_tunnel_counts_for_the_policy_of_the_socket_that_gets_it() 
 
 /// A socket whose mark is that of policy 7, seen by a guard that looks at sockets.
 fn strict(world: &mut World, skb: &mut __sk_buff) {
-    assert!(world.map(name::STRICT).set(&[0; 4], &1_u32.to_ne_bytes()));
+    assert!(world.map(name::BSS).set(&[0; 4], &1_u32.to_ne_bytes()));
     let address = marked_socket(world, mark(7));
     set_socket(skb, address);
 }
@@ -317,7 +317,7 @@ fn marked_socket(world: &mut World, mark: u32) -> u64 {
 fn datagram_without_its_sockets_mark_passes_a_guard_that_is_not_strict() {
     let after = leave(&udp4(FAR), 0, ETH0, |world, skb| {
         strict(world, skb);
-        assert!(world.map(name::STRICT).set(&[0; 4], &0_u32.to_ne_bytes()));
+        assert!(world.map(name::BSS).set(&[0; 4], &0_u32.to_ne_bytes()));
     });
 
     assert_eq!(after.verdict, PASS);

@@ -10,12 +10,10 @@ use lockne_interpreter::{Object, Packet, World, context::Context, coverage::Cove
 
 /// The namespace that the daemon serves.
 pub(crate) const NETNS_COOKIE: u64 = 77;
-pub(crate) const NETNS_INODE: u32 = 0xf000_0001;
 
 /// Where this imagined kernel keeps what; the real offsets come from its BTF.
 pub(crate) const CONFIG: Config = Config {
     netns_cookie: NETNS_COOKIE,
-    netns_inode: NETNS_INODE,
     mark_shift: MarkField::DEFAULT.shift(),
     max_processes: 8 * PROCESSES_PER_PAGE,
     task_tgid: 16,
@@ -23,7 +21,7 @@ pub(crate) const CONFIG: Config = Config {
     task_signal: 24,
     signal_live: 4,
     sock_net: 48,
-    net_inode: 12,
+    net_cookie: 16,
     has_set_retval: 1,
     unix_address: 8,
     unix_length: 32,
@@ -47,6 +45,7 @@ pub(crate) const CONFIG: Config = Config {
     cred_effective: 16,
     cred_user_ns: 24,
     user_ns_level: 4,
+    padding: 0,
 };
 
 /// A mark of policy `id`, with bits of somebody else.

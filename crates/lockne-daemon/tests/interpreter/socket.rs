@@ -105,8 +105,10 @@ fn guard_becomes_strict_when_a_policed_process_that_can_mark_packets_makes_a_soc
     for (pid, bits, level, strict) in cases {
         let mut after = create(pid, TCP, |world| rights(world, bits, level));
 
-        let flag = after.world.map(name::STRICT).get(&[0; 4]).unwrap();
-        assert_eq!(flag, u32::to_ne_bytes(strict), "{pid} {bits:#x} {level}");
+        for map in [name::STRICT, name::BSS] {
+            let flag = after.world.map(map).get(&[0; 4]).unwrap();
+            assert_eq!(flag, u32::to_ne_bytes(strict), "{pid} {bits:#x} {level}");
+        }
     }
 }
 
@@ -114,6 +116,6 @@ fn guard_becomes_strict_when_a_policed_process_that_can_mark_packets_makes_a_soc
 fn guard_becomes_strict_where_the_rights_cannot_be_read() {
     let mut after = create(CURL, TCP, |_| {});
 
-    let flag = after.world.map(name::STRICT).get(&[0; 4]).unwrap();
+    let flag = after.world.map(name::BSS).get(&[0; 4]).unwrap();
     assert_eq!(flag, u32::to_ne_bytes(1));
 }

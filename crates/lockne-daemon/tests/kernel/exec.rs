@@ -521,7 +521,7 @@ fn choice_by_hand_beats_every_rule() {
         // The child ends, and the shell becomes the program.
         let link = format!("/proc/{}/exe", child.id());
         // In the middle of an exec there is none.
-    while fs::read_link(&link).ok().as_ref() != Some(&app) {
+        while fs::read_link(&link).ok().as_ref() != Some(&app) {
             thread::yield_now();
         }
         assert_eq!(answer(&mut input, b"socket udp4\n"), "ok");

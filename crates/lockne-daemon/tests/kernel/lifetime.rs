@@ -16,7 +16,7 @@ use lockne_daemon::kernel::{Error, Kernel, Removed};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::{
-    HOOKS,
+    hooks,
     probe::Probe,
     tests,
     world::{self, World, id, mark},
@@ -25,6 +25,7 @@ use crate::{
 tests! {
     everything_holds_without_a_daemon,
     next_daemon_adopts_everything,
+    guard_is_as_strict_under_the_next_daemon,
     there_is_no_gap_while_a_daemon_replaces_another,
     adoption_replaces_every_program_within_its_link,
     pins_may_be_in_a_bpffs_of_somebody_else,
@@ -91,6 +92,23 @@ fn next_daemon_adopts_everything() {
     assert_eq!(probe.ask("of-child"), mark(7));
 }
 
+fn guard_is_as_strict_under_the_next_daemon() {
+    let mut world = World::new();
+    world.tunnel_policy(7);
+    world.open();
+    assert!(!world.kernel().is_strict().unwrap());
+    let mut probe = policed(&mut world, 7);
+    // It runs as root, so it can mark packets.
+    assert_eq!(probe.ask("socket udp4"), "ok");
+    assert!(world.kernel().is_strict().unwrap());
+
+    for _ in 0..2 {
+        world.open();
+
+        assert!(world.kernel().is_strict().unwrap());
+    }
+}
+
 /// A datagram and its echo through the tunnel, and another pair past it.
 fn exchange(world: &World, probe: &mut Probe) {
     for far in [world.tun.far4, world.wan.far4] {
@@ -132,7 +150,7 @@ fn adoption_replaces_every_program_within_its_link() {
     world.open();
 
     let after = attached(&world);
-    assert_eq!((before.len(), after.len()), (HOOKS, HOOKS));
+    assert_eq!((before.len(), after.len()), (hooks(), hooks()));
     let programs = ids(&before, LinkInfo::program_id);
     assert!(programs.is_disjoint(&ids(&after, LinkInfo::program_id)));
     // A link that was made anew would have left a gap; tracepoints overlap instead.
@@ -151,7 +169,7 @@ fn pins_may_be_in_a_bpffs_of_somebody_else() {
 
     let removed = Kernel::remove(&pins).unwrap();
 
-    assert_eq!(removed.programs as usize, HOOKS);
+    assert_eq!(removed.programs as usize, hooks());
     assert!(!pins.exists() && dir.path().exists());
     rustix::mount::unmount(dir.path(), UnmountFlags::empty()).unwrap();
 }
@@ -192,13 +210,13 @@ fn nothing_is_left_after_remove() {
     let programs = ids(&attached(&world), LinkInfo::program_id);
     // Before Linux 6.6, the classifier of the device has no link that could be pinned.
     let has_link = SchedClassifier::query_tcx(tun.name, TcAttachType::Ingress).is_ok();
-    assert_eq!(programs.len(), HOOKS + usize::from(has_link));
+    assert_eq!(programs.len(), hooks() + usize::from(has_link));
     world.close();
 
     let removed = Kernel::remove(&world.pins()).unwrap();
 
     let expected = Removed {
-        programs: u32::try_from(HOOKS + 1).unwrap(),
+        programs: u32::try_from(hooks() + 1).unwrap(),
         processes: 1,
     };
     assert_eq!(removed, expected);

@@ -5,7 +5,7 @@ use lockne_abi::name;
 use lockne_daemon::kernel::{Error, Kernel};
 
 use crate::{
-    HOOKS,
+    hooks,
     probe::Probe,
     tests,
     world::{self, World, id},
@@ -123,6 +123,6 @@ fn stamp_works_by_clsact_and_leaves_nothing() {
     world.close();
     let removed = Kernel::remove(&world.pins()).unwrap();
 
-    assert_eq!(removed.programs as usize, HOOKS + 1);
+    assert_eq!(removed.programs as usize, hooks() + 1);
     assert!(!filters(), "it does not outlive `remove`");
 }

@@ -8,19 +8,19 @@ use serde_json::Value;
 use crate::netns::ip;
 
 pub(crate) fn everything_shown() -> String {
-    [
+    let shown = [
         "-4 rule",
         "-6 rule",
         "-4 route show table all",
         "-6 route show table all",
     ]
     .map(ip)
-    .join("")
-    .lines()
+    .concat();
     // The kernel makes those by itself, some time after a device is up.
-    .filter(|line| !line.starts_with("local fe80:"))
-    .map(|line| format!("{line}\n"))
-    .collect()
+    let lines = shown
+        .lines()
+        .filter(|line| !line.starts_with("local fe80:"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// The rules with our protocol, put into our words from what `ip` found.

@@ -274,7 +274,7 @@ pub(crate) fn tcp_bulk(a: &Side, b: &Side, address: IpAddr, count: usize) {
     a.start(move || {
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(10)).unwrap();
         stream
-            .set_write_timeout(Some(Duration::from_secs(60)))
+            .set_write_timeout(Some(Duration::from_mins(1)))
             .unwrap();
         stream.write_all(&sent).unwrap();
     })

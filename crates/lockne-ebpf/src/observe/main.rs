@@ -1,11 +1,15 @@
-//! What watches for `lockne monitor` and `lockne trace`: loaded while somebody does, and gone after.
+//! What watches for `lockne monitor`, `trace`, `flows` and `top`: loaded while somebody does, and gone after.
 //!
 //! Nothing here decides about packets or processes but [`ping`], where somebody asked for it.
 
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 #![allow(
     clippy::inline_always,
     reason = "calls cost, and the verifier loses what it knew of the arguments"
+)]
+#![allow(
+    clippy::cast_ptr_alignment,
+    reason = "packets and names are where the kernel aligns them, and its verifier checks each access"
 )]
 #![allow(
     clippy::cast_possible_truncation,
@@ -13,9 +17,11 @@
     reason = "of sizes known here, and of a process id from the upper half of a word"
 )]
 
+mod atomic;
 mod config;
 mod headers;
 mod life;
+mod meter;
 mod monitor;
 mod owner;
 mod ping;

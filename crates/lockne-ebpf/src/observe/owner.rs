@@ -10,7 +10,7 @@ use core::{ffi::c_void, ptr};
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_tuple},
     helpers::{
-        bpf_get_current_pid_tgid,
+        bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
         generated::{
             bpf_get_current_task, bpf_probe_read_kernel, bpf_sk_lookup_tcp, bpf_sk_lookup_udp,
             bpf_sk_release,
@@ -25,7 +25,7 @@ use lockne_abi::observe::{Owner, Packet};
 use crate::{config, headers, storage::SocketStorage};
 
 #[btf_map]
-static OWNERS: SocketStorage<Owner> = SocketStorage::new();
+pub(crate) static OWNERS: SocketStorage<Owner> = SocketStorage::new();
 
 #[map]
 static ECHOES: LruHashMap<u32, Owner> = LruHashMap::with_max_entries(1024, 0);
@@ -41,6 +41,7 @@ pub(crate) fn own_socket(ctx: SockContext) -> i32 {
         // SAFETY: the map gave a valid address.
         unsafe {
             (*owner).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+            (*owner).uid = bpf_get_current_uid_gid() as u32;
             name_process(&raw mut (*owner).name);
         }
     }

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, ErrorKind},
     os::unix::process::CommandExt,
+    path::PathBuf,
     process::{Command, Stdio},
     thread,
 };
@@ -172,10 +173,11 @@ pub(super) const WAYS: &[Way] = &[
         "cgroup-move",
         "a process that moves to a cgroup of its own",
         |it| {
-            let group = format!("/sys/fs/cgroup/lockne-escape-{}", it.to.port());
+            let name = format!("lockne-escape-{}", std::process::id());
+            let group = cgroups().call("cgroup2")?.join(name);
             fs::create_dir(&group).call("mkdir")?;
             let sent = in_child(libc::SIGCHLD, || {
-                fs::write(format!("{group}/cgroup.procs"), "0").call("move")?;
+                fs::write(group.join("cgroup.procs"), "0").call("move")?;
                 it.plain()
             });
             fs::remove_dir(&group).call("rmdir")?;
@@ -213,6 +215,21 @@ pub(super) const WAYS: &[Way] = &[
     .in_the_lab()
     .open_for(&[Who::Root]),
 ];
+
+/// Where cgroup2 is mounted.
+///
+/// # Errors
+///
+/// When it is not.
+pub fn cgroups() -> io::Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let mut mounts = mounts.lines().map(|line| line.split(' '));
+    let found = mounts.find_map(|mut words| {
+        let place = words.nth(1)?;
+        (words.next() == Some("cgroup2")).then(|| place.into())
+    });
+    found.ok_or_else(|| ErrorKind::NotFound.into())
+}
 
 impl Attempt<'_> {
     fn arguments(&self, way: &str) -> [String; 3] {

@@ -25,6 +25,8 @@ const LINK_CREATE: i32 = 28;
 const CGROUP_SKB: u32 = 8;
 const CGROUP_SOCK: u32 = 9;
 const RAW_TRACEPOINT: u32 = 17;
+const CGROUP_SOCK_ADDR: u32 = 18;
+const CGROUP_SOCKOPT: u32 = 25;
 
 /// `r0 = 1; exit`.
 const EMPTY: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
@@ -36,6 +38,10 @@ pub(crate) enum Hook {
     Packet(u32),
     /// New sockets.
     Socket,
+    /// Calls with an address, by `enum bpf_attach_type`.
+    Call(u32),
+    /// `setsockopt`.
+    Option,
     /// This tracepoint. Ours has typed arguments, which the empty one does without.
     Tracepoint(&'static CStr),
 }
@@ -51,6 +57,8 @@ impl Empty {
         let (kind, at) = match hook {
             Hook::Packet(at) => (CGROUP_SKB, at),
             Hook::Socket => (CGROUP_SOCK, 2),
+            Hook::Call(at) => (CGROUP_SOCK_ADDR, at),
+            Hook::Option => (CGROUP_SOCKOPT, 22),
             Hook::Tracepoint(_) => (RAW_TRACEPOINT, 0),
         };
         // The layouts are those of `union bpf_attr`, as 64-bit words of a little-endian machine.

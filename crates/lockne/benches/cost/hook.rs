@@ -6,7 +6,11 @@
 use std::{
     env,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
-    os::fd::OwnedFd,
+    os::{
+        fd::OwnedFd,
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr as UnixAddr, UnixDatagram},
+    },
     process::{Command, Stdio},
 };
 
@@ -17,33 +21,43 @@ use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use crate::{
     bpf::{self, Empty, Hook, Runs},
     figure::Figure,
-    place::{Place, TUNNEL},
+    place::{Daemon, Place, TUNNEL},
+    scale,
 };
 
 /// The argument that makes a process of this program do one batch of work.
 pub(crate) const CHILD: &str = "--child";
 
-const ROUNDS: usize = 20;
+/// How often all is measured, unless the command says otherwise.
+pub(crate) const ROUNDS: usize = 20;
 const BATCHES: usize = 9;
 /// So short that being interrupted in one of ours is the exception, which a median leaves out.
-const PACKETS: usize = 4000;
+pub(crate) const PACKETS: usize = 4000;
 const SOCKETS: usize = 4000;
+const CALLS: usize = 4000;
 const PROCESSES: usize = 100;
 
 const FAR_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 1, 1);
 const PORT: u16 = 4000;
 
-const HOOKS: [(&str, Hook); 5] = [
+const HOOKS: [(&str, Hook); 12] = [
     ("guard_egress", Hook::Packet(1)),
     ("count_ingress", Hook::Packet(0)),
     ("mark_socket", Hook::Socket),
     ("follow_fork", Hook::Tracepoint(c"sched_process_fork")),
     ("forget_exit", Hook::Tracepoint(c"sched_process_exit")),
+    ("decide_exec", Hook::Tracepoint(c"sched_process_exec")),
+    ("connect4", Hook::Call(10)),
+    ("sendmsg4", Hook::Call(14)),
+    ("recvmsg4", Hook::Call(19)),
+    ("getpeername4", Hook::Call(29)),
+    ("keep_mark", Hook::Option),
+    ("connect_unix", Hook::Call(49)),
 ];
 
 /// Work that makes programs run.
 #[derive(Clone, Copy)]
-enum Work {
+pub(crate) enum Work {
     /// A policed process sends: its packets are policed, but not where they arrive.
     Send,
     /// The tunnel's far end sends to a socket that nobody reads: the reverse.
@@ -52,17 +66,20 @@ enum Work {
     Policed(&'static str),
     /// A process without one does this.
     Free(&'static str),
+    /// A process that none of so many rules names starts others.
+    Ruled(usize),
 }
 
 /// What is measured: index in `HOOKS`, fewest runs, nanoseconds it may cost, and the name.
-type Case = (usize, usize, Option<f64>, &'static str);
+pub(crate) type Case = (usize, usize, Option<f64>, &'static str);
 
-const CASES: [(Work, &[Case]); 7] = [
+const CASES: [(Work, &[Case]); 17] = [
     (
         Work::Send,
         &[
             (0, PACKETS, Some(8.0), "guard_egress, policed packet"),
             (1, PACKETS, Some(2.0), "count_ingress, other packet"),
+            (7, PACKETS, Some(300.0), "sendmsg4, policed process"),
         ],
     ),
     (
@@ -70,6 +87,7 @@ const CASES: [(Work, &[Case]); 7] = [
         &[
             (0, PACKETS, Some(2.0), "guard_egress, other packet"),
             (1, PACKETS, Some(8.0), "count_ingress, policed packet"),
+            (7, PACKETS, Some(300.0), "sendmsg4, other process"),
         ],
     ),
     (
@@ -81,11 +99,56 @@ const CASES: [(Work, &[Case]); 7] = [
         &[(2, SOCKETS, Some(200.0), "mark_socket, other process")],
     ),
     (
+        Work::Policed("connects"),
+        &[(6, CALLS, Some(300.0), "connect4, policed process")],
+    ),
+    (
+        Work::Free("connects"),
+        &[(6, CALLS, Some(300.0), "connect4, other process")],
+    ),
+    (
+        Work::Free("receives"),
+        &[(8, CALLS, Some(300.0), "recvmsg4, other process")],
+    ),
+    (
+        Work::Free("names"),
+        &[(9, CALLS, Some(300.0), "getpeername4, other process")],
+    ),
+    (
+        Work::Free("options"),
+        &[(10, CALLS, Some(300.0), "keep_mark, other process")],
+    ),
+    (
+        Work::Free("local"),
+        &[(11, CALLS, Some(300.0), "connect_unix, other process")],
+    ),
+    (
         Work::Policed("processes"),
         &[
             (3, PROCESSES, None, "follow_fork, policed process"),
             (4, PROCESSES, None, "forget_exit, policed process"),
         ],
+    ),
+    (
+        Work::Free("processes"),
+        &[
+            (3, PROCESSES, None, "follow_fork, other process"),
+            (4, PROCESSES, None, "forget_exit, other process"),
+            (5, PROCESSES, Some(300.0), "decide_exec, no rules"),
+        ],
+    ),
+    (
+        Work::Ruled(10),
+        &[(5, PROCESSES, Some(300.0), "decide_exec, 10 rules")],
+    ),
+    (
+        Work::Ruled(1000),
+        &[(5, PROCESSES, Some(300.0), "decide_exec, 1000 rules")],
+    ),
+    // With the rules above in force, which no packet may notice.
+    (
+        Work::Send,
+        &[(0, PACKETS, Some(8.0), "guard_egress, policed, 1000 rules")],
     ),
     // Last: once such a program has made a socket, the guard stays strict.
     (
@@ -105,7 +168,7 @@ fn programs(place: &Place) -> Result<Vec<OwnedFd>> {
 }
 
 /// Measures all of them.
-pub(crate) fn measure(place: &Place) -> Result<Vec<Figure>> {
+pub(crate) fn measure(place: &Place, rounds: usize) -> Result<Vec<Figure>> {
     let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime)?;
     let mut figures: Vec<_> = CASES
         .iter()
@@ -117,55 +180,85 @@ pub(crate) fn measure(place: &Place) -> Result<Vec<Figure>> {
             values: Vec::new(),
         })
         .collect();
-    let attach_empty = || {
-        HOOKS
-            .map(|(_, hook)| Empty::attach(hook))
-            .into_iter()
-            .collect()
-    };
-    for round in 0..ROUNDS {
-        let before: Option<Vec<_>> = (round % 2 == 0).then(attach_empty).transpose()?;
-        let _daemon = place.daemon()?;
-        let empty: Vec<_> = before.map_or_else(attach_empty, Ok)?;
-        let ours = programs(place)?;
+    for round in 0..rounds {
+        place.rules(0)?;
+        let bench = Bench::start(place, round)?;
         let mut figure = figures.iter_mut();
         for (work, cases) in CASES {
             let figures: Vec<_> = figure.by_ref().take(cases.len()).collect();
-            let mut batches = vec![Vec::new(); cases.len()];
-            for _ in 0..BATCHES {
-                let read = || -> Result<Vec<_>> {
-                    let pair = |at: &Case| -> Result<_> {
-                        Ok((Runs::of(&ours[at.0])?, Runs::of(empty[at.0].program())?))
-                    };
-                    cases.iter().map(pair).collect()
-                };
-                let sink = Sink::open(place)?;
-                let earlier = read()?;
-                work.run(place)?;
-                let later = read()?;
-                drop(sink);
-                for (at, case) in cases.iter().enumerate() {
-                    let least = u64::try_from(case.1)?;
-                    let our = later[at].0.each_since(earlier[at].0, least);
-                    let none = later[at].1.each_since(earlier[at].1, least);
-                    let (our, none) = our
-                        .zip(none)
-                        .with_context(|| format!("{} ran too rarely", case.3))?;
-                    batches[at].push(our - none);
-                }
+            if let Work::Ruled(count) = work {
+                place.rules(count)?;
             }
-            for (figure, mut batch) in figures.into_iter().zip(batches) {
-                batch.sort_by(f64::total_cmp);
-                let median = batch[BATCHES / 2];
-                // Who runs first also pays for cold caches: one figure is of a round of each kind.
-                match figure.values.last_mut() {
-                    Some(first) if round % 2 == 1 => *first = f64::midpoint(*first, median),
-                    _ => figure.values.push(median),
-                }
+            for (figure, median) in figures.into_iter().zip(bench.medians(work, cases)?) {
+                figure.add(round, median);
             }
         }
     }
     Ok(figures)
+}
+
+/// Our programs at work, and those that do nothing.
+pub(crate) struct Bench<'a> {
+    place: &'a Place,
+    _daemon: Daemon<'a>,
+    empty: Vec<Empty>,
+    ours: Vec<OwnedFd>,
+}
+
+impl<'a> Bench<'a> {
+    /// Who runs first changes from one round to the next.
+    pub(crate) fn start(place: &'a Place, round: usize) -> Result<Self> {
+        let attach_empty = || -> Result<Vec<_>> {
+            let hooks = HOOKS.map(|(_, hook)| Empty::attach(hook));
+            hooks.into_iter().collect()
+        };
+        let before = round.is_multiple_of(2).then(attach_empty).transpose()?;
+        let daemon = place.daemon()?;
+        Ok(Self {
+            empty: before.map_or_else(attach_empty, Ok)?,
+            ours: programs(place)?,
+            place,
+            _daemon: daemon,
+        })
+    }
+
+    /// What each of `cases` costs, net.
+    pub(crate) fn medians(&self, work: Work, cases: &[Case]) -> Result<Vec<f64>> {
+        let mut batches = vec![Vec::new(); cases.len()];
+        for _ in 0..BATCHES {
+            let sink = Sink::open(self.place)?;
+            let earlier = self.read(cases)?;
+            work.run(self.place)?;
+            let later = self.read(cases)?;
+            drop(sink);
+            for (at, case) in cases.iter().enumerate() {
+                let least = u64::try_from(case.1)?;
+                let our = later[at].0.each_since(earlier[at].0, least);
+                let none = later[at].1.each_since(earlier[at].1, least);
+                let (our, none) = our
+                    .zip(none)
+                    .with_context(|| format!("{} ran too rarely", case.3))?;
+                batches[at].push(our - none);
+            }
+        }
+        Ok(batches
+            .into_iter()
+            .map(|mut batch| {
+                batch.sort_by(f64::total_cmp);
+                batch[BATCHES / 2]
+            })
+            .collect())
+    }
+
+    fn read(&self, cases: &[Case]) -> Result<Vec<(Runs, Runs)>> {
+        let pair = |at: &Case| -> Result<_> {
+            Ok((
+                Runs::of(&self.ours[at.0])?,
+                Runs::of(self.empty[at.0].program())?,
+            ))
+        };
+        cases.iter().map(pair).collect()
+    }
 }
 
 /// Sockets at both ends of the tunnel that take packets and are never read.
@@ -198,7 +291,12 @@ impl Work {
                 let far = place.lab.provider_a.namespace();
                 return far.run(|| send(PLAIN_V4))?;
             }
-            Self::Free(work) => {
+            Self::Free(_) | Self::Ruled(_) => {
+                let work = if let Self::Free(work) = self {
+                    work
+                } else {
+                    "processes"
+                };
                 let mut command = place.lab.home.command(this);
                 command.args([CHILD, work]);
                 command
@@ -227,6 +325,35 @@ pub(crate) fn child(work: &str) -> Result<()> {
                 .map(drop)
                 .context("no socket")
         }),
+        "connects" => {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            (0..CALLS).try_for_each(|_| socket.connect((FAR_V4, PORT)).context("no connection"))
+        }
+        "receives" => {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let own = socket.local_addr()?;
+            (0..CALLS).try_for_each(|_| {
+                socket.send_to(b"a small packet", own)?;
+                socket.recv_from(&mut [0; 16]).map(drop).context("nothing")
+            })
+        }
+        "names" => {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            socket.connect(socket.local_addr()?)?;
+            (0..CALLS).try_for_each(|_| socket.peer_addr().map(drop).context("no name"))
+        }
+        "options" => {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            (0..CALLS).try_for_each(|_| socket.set_ttl(64).context("not set"))
+        }
+        "local" => {
+            let name = format!("lockne-bench-{}", std::process::id());
+            let name = UnixAddr::from_abstract_name(name)?;
+            let _listener = UnixDatagram::bind_addr(&name)?;
+            let socket = UnixDatagram::unbound()?;
+            (0..CALLS).try_for_each(|_| socket.connect_addr(&name).context("no connection"))
+        }
+        "hold-sockets" | "hold-processes" => scale::hold(work),
         "processes" => (0..PROCESSES).try_for_each(|_| {
             Command::new("true")
                 .status()

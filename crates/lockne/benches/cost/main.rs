@@ -1,6 +1,7 @@
 //! What lockne costs, against what it may cost: `cargo bench --package lockne --bench cost`.
 //!
-//! Needs root. `-- --json FILE` keeps the figures; see `docs/benchmarks.md`.
+//! Needs root. `-- --json FILE` keeps the figures, `--rounds N` takes more or less time, `--lockne FILE` measures
+//! another build; see `docs/benchmarks.md`.
 
 #![allow(clippy::print_stdout, reason = "the table")]
 
@@ -8,6 +9,7 @@ mod bpf;
 mod figure;
 mod hook;
 mod place;
+mod scale;
 
 use std::{env, fs, process::Stdio, time::Instant};
 
@@ -37,8 +39,11 @@ fn main() -> Result<()> {
         return Ok(());
     }
 
-    let place = Place::new()?;
-    let mut figures = hook::measure(&place)?;
+    let place = Place::new(after("--lockne"))?;
+    let rounds = after("--rounds").map_or(Ok(hook::ROUNDS), |text| text.parse())?;
+    let mut figures = hook::measure(&place, rounds)?;
+    figures.extend(scale::measure(&place, rounds)?);
+    place.rules(0)?;
     let daemon = place.daemon()?;
     figures.push(start(&place)?);
     figures.extend(memory(&place, &daemon)?);

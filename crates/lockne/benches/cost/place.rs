@@ -1,6 +1,7 @@
 //! A small internet with a lockne of its own.
 
 use std::{
+    fmt::Write as _,
     fs,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -17,14 +18,18 @@ pub(crate) const TUNNEL: &str = "corp0";
 /// The small internet, and the directory of its lockne.
 pub(crate) struct Place {
     pub(crate) lab: Internet,
+    program: PathBuf,
     dir: TempDir,
     _tunnel: Link,
 }
 
 impl Place {
-    pub(crate) fn new() -> Result<Self> {
+    /// Runs `program`, or else the lockne that was built with this.
+    pub(crate) fn new(program: Option<&String>) -> Result<Self> {
         let lab = Internet::build()?;
+        let own = PathBuf::from(env!("CARGO_BIN_EXE_lockne"));
         Ok(Self {
+            program: program.map_or(own, PathBuf::from),
             _tunnel: lab.add_plain_tunnel(TUNNEL, ReversePathFilter::Off)?,
             dir: tempfile::Builder::new().prefix("lockne-bench-").tempdir()?,
             lab,
@@ -42,7 +47,7 @@ impl Place {
 
     /// A lockne command at home.
     pub(crate) fn lockne(&self, arguments: &[&str]) -> Command {
-        let mut command = self.lab.home.command(env!("CARGO_BIN_EXE_lockne"));
+        let mut command = self.lab.home.command(&self.program);
         command
             .arg("--state-dir")
             .arg(self.state_dir())
@@ -62,7 +67,9 @@ impl Place {
 
     /// Starts a daemon, and waits until it serves.
     pub(crate) fn daemon(&self) -> Result<Daemon<'_>> {
-        let child = self.lockne(&["daemon"]).stderr(Stdio::null()).spawn()?;
+        let config = self.config();
+        let mut command = self.lockne(&["daemon", "--config"]);
+        let child = command.arg(config).stderr(Stdio::null()).spawn()?;
         let daemon = Daemon { child, place: self };
         let deadline = Instant::now() + Duration::from_secs(30);
         while !self
@@ -73,6 +80,38 @@ impl Place {
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(daemon)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("lockne.toml")
+    }
+
+    /// Puts so many rules into the configuration, none of them for a program that runs here; if there is a daemon, waits until it has
+    /// them.
+    pub(crate) fn rules(&self, count: usize) -> Result<()> {
+        let mut text = String::new();
+        for i in 0..count {
+            let program = self.dir.path().join(format!("program-{i}"));
+            fs::write(&program, "")?;
+            let program = program.display();
+            writeln!(
+                text,
+                "[[rule]]\nname = \"r{i}\"\nexe = \"{program}\"\nvia = \"direct\""
+            )?;
+        }
+        let next = self.config().with_extension("next");
+        fs::write(&next, text)?;
+        fs::rename(next, self.config())?;
+        if count == 0 {
+            return Ok(());
+        }
+        let last = format!("\"r{}\"", count - 1);
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while !self.must(&["status", "--json"])?.contains(&last) {
+            ensure!(Instant::now() < deadline, "{count} rules are not in force");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// Brings the first provider's tunnel up.

@@ -21,11 +21,12 @@ use crate::{
 #[derive(Args, Debug)]
 #[command(override_usage = "lockne attach <--pid|--name> <--via|--direct|--block> [OPTIONS]")]
 #[command(after_help = "\
-All threads and descendants go along; one with another policy keeps it. Sockets
-without a connection take the new way at once. Connections cannot change their
-way, as the far end knows their address: `reset` cuts them, so that the program
-connects anew; `keep` leaves them on the old way, where the far end still sees
-the old address. Connections to this machine and to a --lan PREFIX go on.")]
+All threads and descendants go along; one with another policy keeps it. Rules
+change nothing about it. Sockets without a connection take the new way at once.
+Connections cannot change their way, as the far end knows their address: `reset`
+cuts them, so that the program connects anew; `keep` leaves them on the old way,
+where the far end still sees the old address. Connections to this machine and to
+a --lan PREFIX go on.")]
 pub(crate) struct Attach {
     #[command(flatten)]
     target: TargetArgs,
@@ -50,8 +51,10 @@ pub(crate) struct Attach {
 #[derive(Args, Debug)]
 #[command(override_usage = "lockne detach <--pid|--name> [OPTIONS]")]
 #[command(after_help = "\
-Descendants under the same policy go along. A connection through a tunnel that
-is kept goes on through it, and ends when the tunnel is taken down.")]
+Descendants under the same policy go along. From then on rules leave all of them
+alone, their children to come too; started anew, the program is under its rule
+again. A connection through a tunnel that is kept goes on through it, and ends
+when the tunnel is taken down.")]
 pub(crate) struct Detach {
     #[command(flatten)]
     target: TargetArgs,

@@ -53,11 +53,7 @@ pub(crate) fn monitor(place: &Place, args: &Monitor) -> Result<ExitCode> {
     let expression = read(&args.filter.join(" "))?;
     let mut policies = Policies::read(place);
     let program = compile(&expression, &policies)?;
-    let devices = if args.iface.is_empty() {
-        Devices::All
-    } else {
-        Devices::Named(args.iface.clone())
-    };
+    let devices = Devices::of(&args.iface);
     let watch = Watch::new(args.duration)?;
     let news = News::listen()
         .map_err(|error| Failure::new("cannot listen for new devices").because(&error))?;

@@ -1,6 +1,8 @@
 //! `lockne trace`: programs that start, and pings that come in.
 
 mod exec;
+
+pub(crate) use exec::users;
 mod ping;
 
 use std::process::ExitCode;

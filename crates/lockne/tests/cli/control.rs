@@ -3,15 +3,18 @@
 use std::{
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
+    thread,
     time::{Duration, Instant},
 };
 
 use lockne_core::api::{Refusal, Status};
+use rustix::{process::Uid, thread::set_thread_res_uid};
 
 use crate::{place::Place, tests};
 
 tests! { ROOTED:
     garbage_is_survived,
+    garbage_of_root_and_of_users_at_once_costs_no_memory_and_keeps_nobody_waiting,
     idle_clients_keep_nobody_waiting_and_are_dropped,
     body_that_is_too_large_is_refused,
     half_a_body_is_dropped,
@@ -108,6 +111,111 @@ fn garbage_is_survived() {
         status.daemon,
         lockne_core::api::DaemonStatus::Running { pid, .. } if pid == daemon.pid()
     ));
+}
+
+/// Requests that are right but for the end of their bodies: none is granted.
+const TEMPLATES: &[(&str, &str, &str)] = &[
+    ("GET", "/v1/status", ""),
+    ("GET", "/v1/tunnels", ""),
+    ("GET", "/v1/tunnels/work", ""),
+    ("DELETE", "/v1/tunnels/work", ""),
+    ("GET", "/v1/processes/1", ""),
+    (
+        "POST",
+        "/v1/run",
+        r#"{"terms":{"action":{"via":"a"},"or":["b"],"lan":["::/0"]}"#,
+    ),
+    (
+        "POST",
+        "/v1/attach",
+        r#"{"target":{"pid":0},"terms":{"action":"block"},"children":true"#,
+    ),
+    (
+        "POST",
+        "/v1/detach",
+        r#"{"target":{"name":"?"},"children":false"#,
+    ),
+    (
+        "POST",
+        "/v1/tunnels",
+        r#"{"name":"a","file":"/a","config":"","allow_hooks":true"#,
+    ),
+];
+
+/// Changes some bytes, and now and then doubles, cuts or swells the whole.
+fn mutated(random: &mut impl FnMut() -> u64) -> Vec<u8> {
+    let mut below = |end: usize| usize::try_from(random() >> 8).unwrap() % end;
+    let (method, path, body) = TEMPLATES[below(TEMPLATES.len())];
+    let mut bytes = request(method, path, body).into_bytes();
+    for _ in 0..below(6) {
+        let at = below(bytes.len());
+        bytes[at] = u8::try_from(below(256)).unwrap();
+    }
+    match below(8) {
+        0 => bytes.truncate(below(bytes.len())),
+        1 => bytes.extend_from_within(..),
+        2 => {
+            let at = below(bytes.len());
+            let more = vec![bytes[at]; 1 << below(18)];
+            bytes.splice(at..at, more);
+        }
+        _ => {}
+    }
+    bytes
+}
+
+/// Kilobytes of memory that a process has.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.unwrap().trim().trim_end_matches(" kB");
+    kilobytes.parse().unwrap()
+}
+
+fn garbage_of_root_and_of_users_at_once_costs_no_memory_and_keeps_nobody_waiting() {
+    const SEED: u64 = 0x5eed_1057_2026_0001;
+    const MOST: u64 = 32 << 10;
+    eprintln!("seed {SEED:#x}");
+    let place = Place::new();
+    let daemon = place.daemon();
+    let hammer = |uid: u32, round: u64| {
+        let mut state = SEED ^ (u64::from(uid) << 32) ^ (round << 16);
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        // For this thread only; the daemon is told by the kernel.
+        let user = Uid::from_raw(uid);
+        set_thread_res_uid(user, user, user).unwrap();
+        for _ in 0..500 {
+            offer(&place, &mutated(&mut random));
+        }
+    };
+    let round = |round: u64| {
+        thread::scope(|scope| {
+            let hammers = [0, 4242, 4243].map(|uid| scope.spawn(move || hammer(uid, round)));
+            while !hammers.iter().all(thread::ScopedJoinHandle::is_finished) {
+                let (head, _) = ask(&place, "GET", "/v1/status", "");
+                assert!(head.contains("200"), "{head}");
+            }
+            for hammer in hammers {
+                hammer.join().unwrap();
+            }
+        });
+    };
+
+    // What it needs for many clients at once it needs once.
+    round(0);
+    let before = resident(daemon.pid());
+    (1..4).for_each(round);
+
+    let after = resident(daemon.pid());
+    assert!(after < before + MOST, "{before} kB grew to {after} kB");
+    let status = assert_serves(&place);
+    assert!(status.policies.is_empty(), "{status:?}");
+    assert!(status.tunnels.is_empty(), "{status:?}");
 }
 
 fn idle_clients_keep_nobody_waiting_and_are_dropped() {

@@ -36,6 +36,8 @@ const COMMANDS: &[&[&str]] = &[
     &["down"],
     &["demo"],
     &["monitor"],
+    &["flows"],
+    &["top"],
     &["trace"],
     &["trace", "exec"],
     &["trace", "ping"],

@@ -34,25 +34,32 @@ tests! {
 
 /// What came of a case.
 #[derive(Clone, Debug)]
-struct Result {
+pub(crate) struct Result {
     said: Outcome,
     /// Packets of it on the home's cable.
-    leaked: u64,
+    pub(crate) leaked: u64,
     /// Packets of it in the tunnel.
-    tunnelled: u64,
+    pub(crate) tunnelled: u64,
 }
 
+/// What came of each case, in the order of the ways.
+pub(crate) type Judged = BTreeMap<(usize, String), (Case, Result)>;
+
 /// A lab with all that the ways want.
-struct Stage {
-    scene: Scene,
+pub(crate) struct Stage {
+    pub(crate) scene: Scene,
     tunnel: Sniffer,
     _helper: Helper,
-    home: Home,
+    pub(crate) home: Home,
 }
 
 impl Stage {
-    fn new() -> Self {
-        let home = Home::with_tunnels();
+    pub(crate) fn new() -> Self {
+        Self::around(Home::with_tunnels())
+    }
+
+    /// Around a home whose tunnel is the device `a`.
+    pub(crate) fn around(home: Home) -> Self {
         // The server answers for every address that the attempts send to.
         for arguments in [
             "-4 route add local 198.18.0.0/15 dev lo",
@@ -82,22 +89,38 @@ impl Stage {
     }
 
     /// Tries every way, under a policy or free; `set` keeps its packets apart from those of others.
-    fn try_all(&self, who: Who, is_policed: bool, set: u8) -> Vec<(Case, Outcome)> {
-        let cases: Vec<_> = escape::ways()
-            .flat_map(|way| way.cases(set, &self.scene))
-            .collect();
+    pub(crate) fn try_all(&self, who: Who, is_policed: bool, set: u8) -> Vec<(Case, Outcome)> {
+        let through = if is_policed {
+            self.policed()
+        } else {
+            Vec::new()
+        };
+        let cases = escape::ways().flat_map(|way| way.cases(set, &self.scene));
+        self.try_through(through, who, &self.scene, cases.collect())
+    }
+
+    /// The words that put a program under a policy.
+    fn policed(&self) -> Vec<OsString> {
+        let state = self.home.state_dir();
+        let mut words: Vec<OsString> = vec![env!("CARGO_BIN_EXE_lockne").into()];
+        words.extend(["--state-dir".into(), state.into()]);
+        words.extend(["run", "--via", "a", "--"].map(OsString::from));
+        words
+    }
+
+    /// Tries the cases by a program that was started by these words.
+    pub(crate) fn try_through(
+        &self,
+        through: Vec<OsString>,
+        who: Who,
+        scene: &Scene,
+        cases: Vec<Case>,
+    ) -> Vec<(Case, Outcome)> {
         let batch = Batch {
             who: Some(who),
-            scene: self.scene.clone(),
+            scene: scene.clone(),
             cases: cases.clone(),
         };
-        let mut through: Vec<OsString> = Vec::new();
-        if is_policed {
-            let state = self.home.state_dir();
-            through = vec![env!("CARGO_BIN_EXE_lockne").into(), "--state-dir".into()];
-            through.push(state.into());
-            through.extend(["run", "--via", "a", "--"].map(OsString::from));
-        }
         let arguments = batch.arguments(through).unwrap();
         let mut command = self.home.lab.home.command(&arguments[0]);
         command.args(&arguments[1..]).stdin(Stdio::null());
@@ -132,7 +155,7 @@ impl Stage {
         })
     }
 
-    fn judge(&self, tried: Vec<(Case, Outcome)>) -> BTreeMap<(usize, String), (Case, Result)> {
+    pub(crate) fn judge(&self, tried: Vec<(Case, Outcome)>) -> Judged {
         self.home.wire.settle().unwrap();
         self.tunnel.settle().unwrap();
         let count = |sniffer: &Sniffer, case: &Case, direction| {

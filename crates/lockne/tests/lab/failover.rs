@@ -14,12 +14,12 @@ tests! {
     programs_use_the_second_tunnel_while_the_first_is_down,
 }
 
-fn addresses(provider: &Provider) -> [IpAddr; 2] {
+pub(crate) fn addresses(provider: &Provider) -> [IpAddr; 2] {
     [provider.client_v4().into(), provider.client_v6().into()]
 }
 
 /// Waits until all kinds of traffic come by this provider, and nothing by another for a while.
-fn wait_until_by(home: &Home, provider: &Provider) {
+pub(crate) fn wait_until_by(home: &Home, provider: &Provider) {
     let wanted = addresses(provider);
     let deadline = Instant::now() + Duration::from_secs(90);
     loop {
@@ -61,7 +61,9 @@ fn programs_use_the_second_provider_while_the_first_is_dead() {
 }
 
 fn programs_use_the_second_tunnel_while_the_first_is_down() {
-    let home = Home::with_tunnels();
+    let home = Home::new();
+    let _daemon = home.daemon();
+    home.tunnels_up();
     let (a, b) = (&home.lab.provider_a, &home.lab.provider_b);
     let hammers = Hammers::start(&home, "a,b", addresses(a));
 

@@ -152,14 +152,20 @@ impl<'a> Hammers<'a> {
     }
 
     /// The same while others come from `others`.
-    pub(crate) fn finish_beside(mut self, others: &[IpAddr]) {
+    pub(crate) fn finish_beside(self, others: &[IpAddr]) {
+        let home = self.home;
         self.assert_addresses(others);
+        self.end();
+        home.assert_no_leak();
+    }
+
+    /// Ends them.
+    pub(crate) fn end(mut self) {
         for mut hammer in std::mem::take(&mut self.running) {
             hammer.go().unwrap();
             let report = hammer.finish().unwrap();
             assert!(matches!(report.outcome, Outcome::Sent { .. }), "{report:?}");
         }
-        self.home.assert_no_leak();
     }
 
     fn assert_addresses(&self, others: &[IpAddr]) {

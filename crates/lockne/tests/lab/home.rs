@@ -92,6 +92,13 @@ impl Home {
         Daemon::start(self, command)
     }
 
+    /// Where daemons in the foreground write, which is shown when a test fails.
+    fn log(&self) -> std::fs::File {
+        let mut options = std::fs::OpenOptions::new();
+        let path = self.place.path().join("log");
+        options.create(true).append(true).open(path).unwrap()
+    }
+
     /// What `lockne status` says; `None` if lockne is not active.
     pub(crate) fn status(&self) -> Option<Status> {
         serde_json::from_str(&self.must(["status", "--json"])).unwrap()
@@ -169,7 +176,8 @@ impl Drop for Home {
     fn drop(&mut self) {
         let down = self.lockne(["down"]).output().unwrap();
         if std::thread::panicking() {
-            eprintln!("{}", text(&down));
+            let log = std::fs::read_to_string(self.place.path().join("log"));
+            eprintln!("{}\n{}", text(&down), log.unwrap_or_default());
             return;
         }
         assert!(down.status.success(), "{}", text(&down));
@@ -189,7 +197,7 @@ impl Daemon {
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(home.log())
             .spawn();
         let daemon = Self(child.unwrap());
         wait_until("the daemon serves", || {
@@ -204,6 +212,21 @@ impl Daemon {
     /// Asks it to read its configuration again.
     pub(crate) fn hang_up(&self) {
         kill_process(Pid::from_child(&self.0), Signal::HUP).unwrap();
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        self.0.wait().unwrap()
+    }
+
+    /// Stops it where it is, until [`Self::resume`].
+    pub(crate) fn pause(&self) {
+        kill_process(Pid::from_child(&self.0), Signal::STOP).unwrap();
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        kill_process(Pid::from_child(&self.0), Signal::CONT).unwrap();
     }
 
     /// Kills it without a word.

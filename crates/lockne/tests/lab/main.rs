@@ -10,13 +10,16 @@
 
 mod action;
 mod attach;
+mod compare;
 mod counter;
 mod dns;
 mod escape;
+mod event;
 mod explain;
 mod failover;
 mod family;
 mod fault;
+mod flows;
 mod footprint;
 mod hole;
 mod home;
@@ -44,6 +47,10 @@ fn main() -> ExitCode {
     if let Some(code) = probe::run_if_asked().or_else(lockne_lab::escape::run_if_asked) {
         return code;
     }
+    if let Some(page) = std::env::var_os("LOCKNE_COMPARISON") {
+        compare::write(page.as_ref());
+        return ExitCode::SUCCESS;
+    }
     let obstacle = Namespace::create("trial").err();
     let obstacle = obstacle.map(|error| error.to_string());
     let modules = [
@@ -52,10 +59,13 @@ fn main() -> ExitCode {
         ("counter", counter::TESTS),
         ("dns", dns::TESTS),
         ("failover", failover::TESTS),
+        ("compare", compare::TESTS),
         ("escape", escape::TESTS),
+        ("event", event::TESTS),
         ("explain", explain::TESTS),
         ("family", family::TESTS),
         ("fault", fault::TESTS),
+        ("flows", flows::TESTS),
         ("hole", hole::TESTS),
         ("monitor", monitor::TESTS),
         ("leaktest", leaktest::TESTS),

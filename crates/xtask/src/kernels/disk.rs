@@ -20,11 +20,15 @@ use super::{
 };
 
 /// Programs of others that tests start.
-const TOOLS: [&str; 25] = [
+const TOOLS: [&str; 31] = [
     "bash",
     "bpftool",
+    "busybox",
     "cat",
+    "cp",
     "curl",
+    "dig",
+    "dnsmasq",
     "env",
     "false",
     "ip",
@@ -32,8 +36,10 @@ const TOOLS: [&str; 25] = [
     "ls",
     "mount",
     "nft",
+    "nsenter",
     "ping",
     "ps",
+    "python3",
     "sed",
     "setpriv",
     "sh",
@@ -114,6 +120,7 @@ pub(crate) fn write(built: &Built, place: &Path, file: &Path) -> Result<Vec<&'st
             None => missing.push(tool),
         }
     }
+    disk.python()?;
     disk.finish()?;
     Ok(missing)
 }
@@ -169,6 +176,47 @@ impl Disk {
         Ok(())
     }
 
+    /// Adds what Python finds beside it: its library.
+    fn python(&mut self) -> Result<()> {
+        const PYTHON: &str = "/usr/bin/python3";
+        let Ok(program) = fs::canonicalize(PYTHON) else {
+            return Ok(());
+        };
+        let name = program.file_name().context("a program without a name")?;
+        self.folder(&Path::new("/usr/lib").join(name))
+    }
+
+    /// Adds a folder of this machine, but not what nobody imports who tests.
+    fn folder(&mut self, path: &Path) -> Result<()> {
+        const NOT: [&str; 7] = [
+            "config-3",
+            "dist-packages",
+            "ensurepip",
+            "idlelib",
+            "lib2to3",
+            "pydoc_data",
+            "tkinter",
+        ];
+        let cannot = || format!("cannot read {}", path.display());
+        for entry in fs::read_dir(path).with_context(cannot)? {
+            let entry = entry.with_context(cannot)?;
+            let name = entry.file_name();
+            if NOT
+                .iter()
+                .any(|not| name.to_string_lossy().starts_with(not))
+            {
+                continue;
+            }
+            let path = entry.path();
+            if path.is_dir() {
+                self.folder(&path)?;
+            } else if path.is_file() {
+                self.archive.copy(&path, &path)?;
+            }
+        }
+        Ok(())
+    }
+
     fn finish(self) -> Result<()> {
         self.archive.finish().map(drop)
     }
@@ -202,7 +250,12 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Debian's own come first: what somebody has put before them may be a script, for another version of the program.
 fn find(tool: &str) -> Option<PathBuf> {
+    let debian = ["/usr/bin", "/usr/sbin"].map(|folder| Path::new(folder).join(tool));
+    if let Some(program) = debian.into_iter().find(|program| program.is_file()) {
+        return Some(program);
+    }
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .map(|folder| folder.join(tool))

@@ -44,6 +44,8 @@ pub(crate) struct Run {
     pub(crate) suite: String,
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
+    /// How the name of a test begins that must be there, lest nothing is run and all is well.
+    pub(crate) finds: Option<String>,
 }
 
 /// What the machine says beside the tests.

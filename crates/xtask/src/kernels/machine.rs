@@ -92,12 +92,13 @@ impl Machine<'_> {
             from: out,
             to: &mut file,
         };
-        log.read(&mut copy, |news| match news {
-            News::Suite(suite) => self.tell(&format!("{:3} s {suite}", start.elapsed().as_secs())),
-            News::Test(test, Outcome::Failed) => self.tell(&format!("{test} FAILED")),
-            News::Test(test, Outcome::Ignored) => self.tell(&format!("{test} ignored")),
-            News::Text(text) => refuses |= text.contains(REFUSES),
-            News::Test(..) => {}
+        let mut last = start;
+        log.read(&mut copy, |news| {
+            let took = std::mem::replace(&mut last, Instant::now()).elapsed();
+            self.show(&news, start.elapsed(), took);
+            if let News::Text(text) = news {
+                refuses |= text.contains(REFUSES);
+            }
         });
         drop(timer);
         if let Ok(mut child) = child.lock() {
@@ -128,6 +129,14 @@ impl Machine<'_> {
             log.tests
                 .insert(format!("{REFUSAL}/is_said_in_words"), outcome);
         }
+        for run in self.runs {
+            if let Some(start) = run.finds.as_ref().filter(|_| log.is_done) {
+                let start = format!("{}/{start}", run.suite);
+                if !log.tests.keys().any(|test| test.starts_with(&start)) {
+                    troubles.push(format!("there is no test {start}"));
+                }
+            }
+        }
         for (test, reason) in self.lacks {
             let lack = Outcome::Missing(reason.clone());
             log.tests.entry(test.clone()).or_insert(lack);
@@ -157,6 +166,20 @@ impl Machine<'_> {
             }
         });
         (child, sender)
+    }
+
+    /// `at` is when it was, `took` the time since the last news.
+    fn show(&self, news: &News, at: Duration, took: Duration) {
+        const LONG: Duration = Duration::from_secs(10);
+        match news {
+            News::Suite(suite) => self.tell(&format!("{:3} s {suite}", at.as_secs())),
+            News::Test(test, Outcome::Failed) => self.tell(&format!("{test} FAILED")),
+            News::Test(test, Outcome::Ignored) => self.tell(&format!("{test} ignored")),
+            News::Test(test, _) if took > LONG => {
+                self.tell(&format!("{test} took {} s", took.as_secs()));
+            }
+            News::Text(_) | News::Test(..) => {}
+        }
     }
 
     fn tell(&self, text: &str) {

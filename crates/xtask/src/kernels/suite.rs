@@ -15,16 +15,40 @@ pub(crate) struct Suite {
     pub(crate) name: &'static str,
     package: &'static str,
     test: &'static str,
+    /// Those of its tests that belong to the suite, by what their names begin with; all, if it names none.
+    pub(crate) only: &'static [&'static str],
+    /// Those that do not.
+    pub(crate) not: &'static [&'static str],
+    /// What `--quick` leaves of it, where that is less.
+    pub(crate) quick: &'static [&'static str],
+    /// What `--quick` takes from it: long in an emulator.
+    pub(crate) long: &'static [&'static str],
 }
 
 /// Each of them; those that ask the kernel the most directly come first.
-pub(crate) const SUITES: [Suite; 6] = [
-    suite("kernel", "lockne-daemon", "kernel"),
+pub(crate) const SUITES: [Suite; 8] = [
+    Suite {
+        long: &["exec::ten_thousand_starts"],
+        ..suite("kernel", "lockne-daemon", "kernel")
+    },
     suite("route", "lockne-daemon", "route"),
+    suite("observe", "lockne-daemon", "observe"),
     suite("wireguard", "lockne-daemon", "wireguard"),
     suite("internet", "lockne-lab", "lab"),
-    suite("lab", "lockne", "lab"),
-    suite("demos", "demos", "demos"),
+    Suite {
+        not: &["escape::"],
+        quick: &["path::", "hole::", "dns::", "rule::", "attach::"],
+        ..suite("lab", "lockne", "lab")
+    },
+    // Each way out, for each kind of user.
+    Suite {
+        only: &["escape::"],
+        ..suite("escape", "lockne", "lab")
+    },
+    Suite {
+        quick: &["kprobe_uprobe::each_connection", "tc_shaper::packets_wait"],
+        ..suite("demos", "demos", "demos")
+    },
 ];
 
 const fn suite(name: &'static str, package: &'static str, test: &'static str) -> Suite {
@@ -32,14 +56,31 @@ const fn suite(name: &'static str, package: &'static str, test: &'static str) ->
         name,
         package,
         test,
+        only: &[],
+        not: &[],
+        quick: &[],
+        long: &[],
     }
 }
 
-/// The tests of a suite that `--quick` leaves out: long in an emulator.
-pub(crate) fn long(suite: &str) -> &'static [&'static str] {
-    match suite {
-        "lab" => &["fault::", "survival::", "counter::", "peer::", "older::"],
-        _ => &[],
+impl Suite {
+    /// What the names of its tests begin with, one run of the program for each; `None` for any.
+    pub(crate) fn selections(&self, is_quick: bool) -> Vec<Option<&'static str>> {
+        let some = if is_quick && !self.quick.is_empty() {
+            self.quick
+        } else {
+            self.only
+        };
+        if some.is_empty() {
+            return vec![None];
+        }
+        some.iter().copied().map(Some).collect()
+    }
+
+    /// The tests that it leaves to others or to longer runs.
+    pub(crate) fn left_out(&self, is_quick: bool) -> impl Iterator<Item = &'static str> {
+        let long = if is_quick { self.long } else { &[] };
+        self.not.iter().chain(long).copied()
     }
 }
 
@@ -65,10 +106,10 @@ struct Target {
     src_path: PathBuf,
 }
 
-/// Builds them as `cargo test --workspace` does, so that who has run that waits for nothing.
+/// Builds them, with the programs they start, as `cargo test --workspace` does: who has run that waits for nothing.
 pub(crate) fn build(root: &Path) -> Result<Built> {
     let output = Command::new("cargo")
-        .args(["test", "--workspace", "--no-run", "--locked"])
+        .args(["test", "--workspace", "--test", "*", "--no-run", "--locked"])
         .args(["--message-format", "json"])
         .current_dir(root)
         .stderr(Stdio::inherit())

@@ -1,8 +1,10 @@
 //! `lockne rule test`: which rule would decide, and why.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::Read as _,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -42,7 +44,8 @@ struct Missed {
 pub(super) fn test(args: &Test) -> Result<()> {
     let config = load(&args.file.files())?;
     let program = program(args)?;
-    let (rule, missed) = config.decide(&program, |path| path.canonicalize().ok());
+    let called = args.program.file_name();
+    let (rule, missed) = config.decide(&program, |path| meant(path, &program, called));
     let answer = Answer {
         rule: rule.map(|rule| RuleStatus::new(&config, rule, None)),
         default: rule.is_none() && config.default.is_some(),
@@ -61,6 +64,36 @@ pub(super) fn test(args: &Test) -> Result<()> {
         return output::json(&answer);
     }
     print(&config, &program, &answer)
+}
+
+/// The file that a rule means: by device and inode, as the kernel has it, so by any name. Of a script the kernel
+/// knows the name by which it is called, and the interpreter.
+fn meant(path: &Path, program: &Program, called: Option<&OsStr>) -> Option<PathBuf> {
+    let end = path.canonicalize().ok()?;
+    let is_same = |other: &Path| {
+        let identity = |path: &Path| {
+            Some((
+                fs::metadata(path).ok()?.dev(),
+                fs::metadata(path).ok()?.ino(),
+            ))
+        };
+        identity(other).is_some() && identity(other) == identity(&end)
+    };
+    if is_same(&program.exe) {
+        return Some(program.exe.clone());
+    }
+    if let Some(script) = &program.script
+        && interpreter(&end).as_ref() == Some(&program.exe)
+    {
+        let is_called = [path.file_name(), end.file_name()].contains(&called);
+        // A name that is no file's, so that the rule misses.
+        return Some(if is_called {
+            script.clone()
+        } else {
+            path.with_file_name("")
+        });
+    }
+    Some(end)
 }
 
 fn print(config: &Config, program: &Program, answer: &Answer) -> Result<()> {

@@ -225,7 +225,7 @@ fn quoted(argument: &str) -> String {
 }
 
 /// The names of users, from passwd(5).
-fn users(text: &str) -> BTreeMap<u32, String> {
+pub(crate) fn users(text: &str) -> BTreeMap<u32, String> {
     let user = |line: &str| {
         let mut fields = line.split(':');
         let name = fields.next()?.to_owned();

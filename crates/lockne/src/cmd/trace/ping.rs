@@ -85,11 +85,7 @@ impl<'a> Json<'a> {
 }
 
 pub(crate) fn ping(args: &Ping) -> Result<ExitCode> {
-    let devices = if args.iface.is_empty() {
-        Devices::All
-    } else {
-        Devices::Named(args.iface.clone())
-    };
+    let devices = Devices::of(&args.iface);
     let watch = Watch::new(args.duration)?;
     let news = News::listen()
         .map_err(|error| Failure::new("cannot listen for new devices").because(&error))?;

@@ -1,0 +1,193 @@
+//! What is known of a connection while somebody watches.
+//!
+//! The flows are an array that user space maps, so that looking costs no call. A flow is in one of the
+//! [`WAYS`] places that its key leads to; a free place is all zeros.
+
+/// How many flows there is room for.
+pub const SLOTS: u32 = 1 << 16;
+/// In how many places a flow can be.
+pub const WAYS: u32 = 4;
+
+/// Names under which maps and programs are found in the object.
+pub mod name {
+    /// Array of [`Flow`](super::Flow).
+    pub const FLOWS: &str = "FLOWS";
+    /// Program on `cgroup_skb/egress`.
+    pub const METER_OUT: &str = "meter_out";
+    /// Program on `cgroup_skb/ingress`.
+    pub const METER_IN: &str = "meter_in";
+    /// Program on `tp_btf/inet_sock_set_state`.
+    pub const SEE_STATE: &str = "see_state";
+    /// Program on `cgroup/sock_release`.
+    pub const SEE_RELEASE: &str = "see_release";
+}
+
+/// A connection: for TCP a socket, for all else a socket and whom it speaks with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// [`key`] of it; 0 in a free place.
+    pub key: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent, from the IP header on.
+    pub tx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received, from the IP header on.
+    pub rx_bytes: u64,
+    /// The mark of the last packet sent.
+    pub mark: u32,
+    /// The device of the last packet sent, or of the first one received.
+    pub ifindex: u32,
+    /// The process that made the socket, or 0.
+    pub pid: u32,
+    /// The user that made the socket.
+    pub uid: u32,
+    /// The cookie of the socket.
+    pub cookie: u64,
+    /// When it was first seen, in nanoseconds of `CLOCK_MONOTONIC`. Not 0 once all of this is written.
+    pub started: u64,
+    /// Its own address, in network order; IPv4 addresses are v4-mapped.
+    pub local: [u8; 16],
+    /// The other one's address.
+    pub remote: [u8; 16],
+    /// Its own port, or 0.
+    pub local_port: u16,
+    /// The other one's port, or 0.
+    pub remote_port: u16,
+    /// The protocol in the IP header.
+    pub protocol: u8,
+    /// The state of a TCP socket, as the kernel counts them; else 0.
+    pub state: u8,
+    /// [`EXISTING`](Self::EXISTING).
+    pub flags: u8,
+    /// Fills up the struct.
+    pub unused: u8,
+    /// The name of the process, filled up with zeros.
+    pub name: [u8; 16],
+}
+
+impl Flow {
+    /// The connection was there before somebody watched.
+    pub const EXISTING: u8 = 1;
+}
+
+/// What a flow is found by: the cookie of a TCP socket, else a number made of cookie and remote address.
+#[inline(always)]
+#[must_use]
+pub const fn key(cookie: u64, remote: Option<([u64; 2], u16)>) -> u64 {
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    /// Cookies count up from 1 and do not come here.
+    const MIXED: u64 = 1 << 63;
+    let Some(([high, low], port)) = remote else {
+        return cookie;
+    };
+    let mut sum = cookie.wrapping_mul(FACTOR) ^ low;
+    sum = (sum ^ sum >> 32).wrapping_mul(FACTOR) ^ high;
+    sum = (sum ^ sum >> 29).wrapping_mul(FACTOR) ^ port as u64;
+    sum = (sum ^ sum >> 32).wrapping_mul(FACTOR);
+    (sum ^ sum >> 31) | MIXED
+}
+
+/// The place where a flow is looked for in the `way`th try.
+#[expect(clippy::inline_always, reason = "called for each packet")]
+#[expect(clippy::cast_possible_truncation, reason = "there are fewer places")]
+#[inline(always)]
+#[must_use]
+pub const fn place(key: u64, way: u32) -> u32 {
+    let first = (key & (SLOTS - 1) as u64) as u32;
+    (first & !(WAYS - 1)) | ((first + way) & (WAYS - 1))
+}
+
+/// A connection that began or ended.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// [`BEGUN`](Self::BEGUN) or [`ENDED`](Self::ENDED).
+    pub tag: u32,
+    /// Its place.
+    pub slot: u32,
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// What is known of it.
+    pub flow: Flow,
+}
+
+impl Turn {
+    /// The first packet was seen.
+    pub const BEGUN: u32 = 11;
+    /// The connection is over; its place is free.
+    pub const ENDED: u32 = 12;
+}
+
+/// A socket other than TCP that was closed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// [`Self::TAG`].
+    pub tag: u32,
+    /// Fills up the struct.
+    pub unused: u32,
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// The cookie of the socket.
+    pub cookie: u64,
+}
+
+impl Closed {
+    /// What a record of this kind starts with.
+    pub const TAG: u32 = 13;
+}
+
+const _: () = assert!(size_of::<Flow>() == 128);
+const _: () = assert!(size_of::<Turn>() == 144);
+const _: () = assert!(size_of::<Closed>() == 24);
+
+#[cfg(feature = "user")]
+mod user {
+    use super::{Closed, Flow, Turn};
+
+    // SAFETY: integers that fill the struct, so no padding; every bit pattern is valid.
+    unsafe impl aya::Pod for Flow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Turn {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Closed {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookies_in_a_row_have_places_of_their_own() {
+        assert_eq!(key(7, None), 7);
+        for cookie in 1..SLOTS {
+            assert_eq!(place(cookie.into(), 0), cookie);
+        }
+    }
+
+    #[test]
+    fn ways_are_different_places() {
+        let key = key(7, Some(([1, 2], 53)));
+
+        let mut places = [0, 1, 2, 3].map(|way| place(key, way));
+
+        places.sort_unstable();
+        assert_eq!(places, [0, 1, 2, 3].map(|way| places[0] + way));
+    }
+
+    #[test]
+    fn keys_of_remotes_differ_and_are_no_cookies() {
+        let one = key(7, Some(([1, 2], 53)));
+        for other in [
+            key(8, Some(([1, 2], 53))),
+            key(7, Some(([2, 1], 53))),
+            key(7, Some(([1, 2], 54))),
+        ] {
+            assert_ne!(one, other);
+            assert!(other > u64::from(u32::MAX) << 31);
+        }
+    }
+}
