@@ -1,35 +1,31 @@
 //! The UDP socket of the embedded WireGuard.
 
+mod send;
+
 use std::{
-    io::{self, IoSlice},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::AsFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
 use gotatun::{
     packet::{Packet, PacketBufPool},
     udp::{
-        UdpRecv, UdpSend, UdpTransportFactory, UdpTransportFactoryParams,
+        UdpRecv, UdpTransportFactory, UdpTransportFactoryParams,
         socket::{SockOpt, UdpSocket},
     },
 };
-use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use rustix::net::sockopt;
-use tokio::io::Interest;
 
-use super::{death::Death, offload::LONGEST};
+use self::send::Sender;
+use super::death::Death;
 
 /// The kernel's default of 208 KiB loses one datagram in six under load.
 const BUFFER_BYTES: usize = 4 << 20;
-
-/// `UDP_MAX_SEGMENTS` before Linux 6.9.
-const MOST_SEGMENTS: usize = 64;
-/// Of IP and UDP, for the length of a long send has 16 bits, too.
-const HEADERS: usize = 48;
 
 /// A message of WireGuard that carries data, and none: how a far end says that it is there.
 const KEEPALIVE_BYTES: usize = 32;
@@ -59,16 +55,6 @@ impl Keepalives {
 pub(super) struct Sockets {
     death: Death,
     keepalives: Keepalives,
-}
-
-/// Datagrams to peers.
-#[derive(Clone)]
-pub(super) struct Sender {
-    socket: UdpSocket,
-    /// The same socket; the other one cannot be waited for.
-    writable: Arc<tokio::net::UdpSocket>,
-    /// The way out takes no long sends to be cut up.
-    is_refused: Arc<AtomicBool>,
 }
 
 /// Datagrams from peers.
@@ -117,12 +103,7 @@ impl UdpTransportFactory for Sockets {
             death: self.death.clone(),
             keepalives: self.keepalives.clone(),
         };
-        let writable = std::net::UdpSocket::from(socket.as_fd().try_clone_to_owned()?);
-        let sender = Sender {
-            socket,
-            writable: Arc::new(tokio::net::UdpSocket::from_std(writable)?),
-            is_refused: Arc::default(),
-        };
+        let sender = Sender::new(socket)?;
         Ok((sender, receiver))
     }
 }
@@ -140,108 +121,6 @@ fn no_ipv6(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
-    )
-}
-
-impl UdpSend for Sender {
-    type SendManyBuf = ();
-
-    async fn send_to(&self, packet: Packet, destination: SocketAddr) -> io::Result<()> {
-        self.socket.send_to(packet, destination).await
-    }
-
-    fn max_number_of_packets_to_send(&self) -> usize {
-        2 * MOST_SEGMENTS
-    }
-
-    async fn send_many_to(
-        &self,
-        (): &mut (),
-        packets: &mut Vec<(Packet, SocketAddr)>,
-    ) -> io::Result<()> {
-        let mut rest = packets.as_slice();
-        while !rest.is_empty() {
-            let (run, after) = rest.split_at(self.run(rest));
-            // What is lost is lost, as on every other network; the rest may do better.
-            if let Err(error) = self.send_run(run).await {
-                tracing::trace!(%error, "cannot send to a peer");
-            }
-            rest = after;
-        }
-        packets.clear();
-        Ok(())
-    }
-
-    fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
-        self.writable.local_addr().map(Some)
-    }
-
-    fn set_fwmark(&self, mark: u32) -> io::Result<()> {
-        self.socket.set_fwmark(mark)
-    }
-}
-
-impl Sender {
-    /// How many of `packets` go in one call: of one length, to one peer; the last may be shorter.
-    fn run(&self, packets: &[(Packet, SocketAddr)]) -> usize {
-        let Some((first, destination)) = packets.first() else {
-            return 0;
-        };
-        if self.is_refused.load(Relaxed) {
-            return 1;
-        }
-        let most = (LONGEST - HEADERS) / first.len().max(1);
-        let more = packets.iter().take(most.clamp(1, MOST_SEGMENTS)).skip(1);
-        let mut count = 1;
-        for (packet, to) in more {
-            if to != destination || packet.len() > first.len() {
-                break;
-            }
-            count += 1;
-            if packet.len() < first.len() {
-                break;
-            }
-        }
-        count
-    }
-
-    async fn send_run(&self, run: &[(Packet, SocketAddr)]) -> io::Result<()> {
-        match self.send_at_once(run).await {
-            // The device cannot do checksums (`udp_send_skb`), or the socket is of another kind.
-            Err(error) if run.len() > 1 && is_refusal(&error) => {
-                self.is_refused.store(true, Relaxed);
-                tracing::debug!(%error, "cannot send datagrams in batches");
-                for packet in run {
-                    self.send_at_once(std::slice::from_ref(packet)).await?;
-                }
-                Ok(())
-            }
-            done => done,
-        }
-    }
-
-    async fn send_at_once(&self, run: &[(Packet, SocketAddr)]) -> io::Result<()> {
-        let Some((first, destination)) = run.first() else {
-            return Ok(());
-        };
-        let parts: Vec<_> = run.iter().map(|(it, _)| IoSlice::new(it)).collect();
-        let size = u16::try_from(first.len()).map_err(io::Error::other)?;
-        let size = [ControlMessage::UdpGsoSegments(&size)];
-        let control = if run.len() > 1 { &size[..] } else { &[] };
-        let to = SockaddrStorage::from(*destination);
-        let send = || {
-            let fd = self.writable.as_raw_fd();
-            sendmsg(fd, &parts, control, MsgFlags::MSG_DONTWAIT, Some(&to))?;
-            Ok(())
-        };
-        self.writable.async_io(Interest::WRITABLE, send).await
-    }
-}
-
-fn is_refusal(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
     )
 }
 

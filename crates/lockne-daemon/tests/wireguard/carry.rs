@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+
 use crate::{
     Needs, Test,
     conf::{conf, down, peer, public, secret, up},
@@ -24,6 +26,16 @@ pub(crate) const TESTS: &[Test] = &[
         "embedded_tunnel_talks_to_wireguard_go",
         embedded_tunnel_talks_to_wireguard_go,
         Needs::Program("wireguard-go"),
+    ),
+    (
+        "tunnel_carries_on_where_long_sends_are_refused",
+        tunnel_carries_on_where_long_sends_are_refused,
+        Needs::Nothing,
+    ),
+    (
+        "long_send_of_a_program_arrives_as_its_datagrams",
+        long_send_of_a_program_arrives_as_its_datagrams,
+        Needs::Nothing,
     ),
     (
         "two_tunnels_run_at_once",
@@ -138,6 +150,63 @@ impl Drop for WireguardGo {
         let _ = self.process.wait();
         let _ = std::fs::remove_file(&self.socket);
     }
+}
+
+/// A narrow cable: the kernel breaks datagrams up into fragments, but not long sends.
+fn tunnel_carries_on_where_long_sends_are_refused() {
+    let (a, b) = Side::pair();
+    let (here, there) = confs();
+    let here = up(&a, "wg-a", &here);
+    let there = up(&b, "wg-b", &there);
+    assert!(a.pings("10.9.0.2"));
+
+    a.ip("link set lan0 mtu 1300");
+    b.ip("link set lan0 mtu 1300");
+
+    let [there_v4, here_v6] = ["10.9.0.2", "fd00:9::1"].map(|address| address.parse().unwrap());
+    tcp_bulk(&a, &b, there_v4, 4 << 20);
+    tcp_bulk(&b, &a, here_v6, 4 << 20);
+
+    down(&a, here);
+    down(&b, there);
+}
+
+/// Both ends leave it to the device to cut and to join, where this kernel has that for datagrams.
+fn long_send_of_a_program_arrives_as_its_datagrams() {
+    const COUNT: u8 = 20;
+    const SIZE: u16 = 1000;
+    let (a, b) = Side::pair();
+    let (here, there) = confs();
+    let here = up(&a, "wg-a", &here);
+    let there = up(&b, "wg-b", &there);
+
+    for (any, address) in [("0.0.0.0", "10.9.0.2"), ("::", "fd00:9::2")] {
+        assert!(a.pings(address), "{address}");
+        let any: IpAddr = any.parse().unwrap();
+        let address: IpAddr = address.parse().unwrap();
+        let server = b.start(move || UdpSocket::bind((address, 0)).unwrap());
+        let server = server.join().unwrap();
+        let wait = Some(Duration::from_secs(10));
+        server.set_read_timeout(wait).unwrap();
+        let to = server.local_addr().unwrap();
+        let datagrams: Vec<_> = (0..COUNT).map(|byte| vec![byte; SIZE.into()]).collect();
+        let long = datagrams.concat();
+        a.start(move || {
+            let socket = UdpSocket::bind((any, 0)).unwrap();
+            setsockopt(&socket, UdpGsoSegment, &i32::from(SIZE)).unwrap();
+            assert_eq!(socket.send_to(&long, to).unwrap(), long.len());
+        })
+        .join()
+        .unwrap();
+        for datagram in datagrams {
+            let mut buffer = [0; 2 * SIZE as usize];
+            let length = server.recv(&mut buffer).unwrap();
+            assert_eq!(buffer[..length], datagram);
+        }
+    }
+
+    down(&a, here);
+    down(&b, there);
 }
 
 fn two_tunnels_run_at_once() {

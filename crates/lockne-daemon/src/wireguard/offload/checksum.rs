@@ -45,8 +45,8 @@ impl Sum {
         [!a, !b]
     }
 
-    /// The checksum of TCP or UDP: never 0, which means "none" in UDP.
-    pub(super) const fn transport(self) -> [u8; 2] {
+    /// The checksum of UDP: never 0, which means "none" there.
+    pub(super) const fn datagram(self) -> [u8; 2] {
         match self.checksum() {
             [0, 0] => [0xff, 0xff],
             checksum => checksum,

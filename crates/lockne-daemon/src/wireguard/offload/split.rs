@@ -123,7 +123,11 @@ impl<'a> Split<'a> {
         let pseudo = Sum::default().number(be16(transport, at));
         transport[at..at + 2].fill(0);
         let sum = pseudo.without(whole).number(own).bytes(transport);
-        transport[at..at + 2].copy_from_slice(&sum.transport());
+        let checksum = match self.kind {
+            Kind::Tcp => sum.checksum(),
+            _ => sum.datagram(),
+        };
+        transport[at..at + 2].copy_from_slice(&checksum);
     }
 
     /// As `tcp_gso_segment` of the kernel does it.
@@ -150,7 +154,8 @@ fn complete(packet: &mut [u8], start: usize, offset: usize) -> Result<(), Malfor
     if packet.len() < at + 2 {
         return Err(Malformed);
     }
-    let checksum = Sum::default().bytes(&packet[start..]).transport();
+    // Of whatever it is: to all but UDP, both zeros mean the same.
+    let checksum = Sum::default().bytes(&packet[start..]).datagram();
     packet[at..at + 2].copy_from_slice(&checksum);
     Ok(())
 }

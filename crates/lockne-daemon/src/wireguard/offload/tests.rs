@@ -7,7 +7,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use etherparse::PacketBuilder;
+use etherparse::{IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, PacketBuilder};
 use proptest::prelude::*;
 
 use super::{
@@ -48,6 +48,8 @@ struct Spec {
     tos: u8,
     id: u16,
     dont_fragment: bool,
+    /// Of IPv4: "router alert".
+    has_option: bool,
     is_spoilt: bool,
     payload: Vec<u8>,
 }
@@ -58,7 +60,11 @@ impl Spec {
         let builder = if self.is_v6 {
             PacketBuilder::ipv6(A6, B6, 64)
         } else {
-            PacketBuilder::ipv4(A4, B4, 64)
+            let mut header = Ipv4Header::new(0, 64, IpNumber::TCP, A4, B4).unwrap();
+            if self.has_option {
+                header.options = [0x94, 4, 0, 0].into();
+            }
+            PacketBuilder::ip(IpHeaders::Ipv4(header, Ipv4Extensions::default()))
         };
         if self.is_udp {
             let builder = builder.udp(self.port, 443);
@@ -104,17 +110,27 @@ impl Spec {
             packet[4..6].copy_from_slice(&self.id.to_be_bytes());
             packet[6] = if self.dont_fragment { 0x40 } else { 0 };
             packet[10..12].fill(0);
+            let ip = head(packet);
             let checksum = etherparse::checksum::Sum16BitWords::new()
-                .add_slice(&packet[..20])
+                .add_slice(&packet[..ip])
                 .ones_complement();
             packet[10..12].copy_from_slice(&checksum.to_ne_bytes());
         }
         if self.is_unchecked && self.is_udp && !self.is_v6 {
-            packet[26..28].fill(0);
+            let checksum = head(packet) + 6;
+            packet[checksum..checksum + 2].fill(0);
         }
         if self.is_spoilt {
             *packet.last_mut().unwrap() ^= 1;
         }
+    }
+}
+
+/// Bytes of the IP header.
+fn head(packet: &[u8]) -> usize {
+    match packet[0] >> 4 {
+        4 => usize::from(packet[0] & 0xf) * 4,
+        _ => 40,
     }
 }
 
@@ -157,11 +173,12 @@ fn without_idle_number(mut packet: Vec<u8>) -> Vec<u8> {
 
 /// The packets of one flow, in their order.
 fn flow(packets: &[Vec<u8>], is_v6: bool, is_udp: bool, port: u16) -> Vec<Vec<u8>> {
-    let (version, protocol, ip) = if is_v6 { (6, 6, 40) } else { (4, 9, 20) };
+    let (version, protocol) = if is_v6 { (6, 6) } else { (4, 9) };
     let wanted = if is_udp { 17 } else { 6 };
     packets
         .iter()
         .filter(|packet| {
+            let ip = head(packet);
             packet[0] >> 4 == version
                 && packet[protocol] == wanted
                 && packet[ip..ip + 2] == port.to_be_bytes()
@@ -189,6 +206,7 @@ fn batch() -> impl Strategy<Value = Vec<Spec>> {
             prop_oneof![9 => Just(0_u16), 1 => any::<u16>()],
             prop_oneof![9 => Just(1024_u16), 1 => any::<u16>()],
             prop::bool::weighted(0.1),
+            prop::bool::weighted(0.05),
         ),
     );
     prop::collection::vec(step, 1..80).prop_map(|steps| {
@@ -197,7 +215,7 @@ fn batch() -> impl Strategy<Value = Vec<Spec>> {
             let (is_v6, is_udp, port) = flow;
             let (push, dont_fragment, other_ack, is_spoilt) = flags;
             let (sequence, id) = next.entry(flow).or_insert((u32::MAX - 500, u16::MAX - 3));
-            let (id_gap, window, is_unchecked): (u16, _, _) = more;
+            let (id_gap, window, is_unchecked, has_option): (u16, _, _, _) = more;
             *sequence = sequence.wrapping_add(gap);
             *id = id.wrapping_add(id_gap);
             let spec = Spec {
@@ -214,6 +232,7 @@ fn batch() -> impl Strategy<Value = Vec<Spec>> {
                 tos,
                 id: *id,
                 dont_fragment,
+                has_option,
                 is_spoilt,
                 payload: (0..size)
                     .map(|byte| (byte * 7 + usize::from(*id)) as u8)
@@ -248,22 +267,22 @@ proptest! {
 
     #[test]
     fn long_send_is_cut_into_the_packets_that_a_slow_device_would_see(
-        is_v6: bool, is_udp: bool, push: bool, odd in 0_u8..16, size in 1_usize..1400,
+        is_v6: bool, is_udp: bool, push: bool, odd in 0_u8..64, size in 1_usize..1400,
         payload in prop::collection::vec(any::<u8>(), 1..20_000), id: u16, sequence: u32,
     ) {
         let long = Spec {
-            is_v6, is_udp, port: 2, sequence, acknowledged: 9, odd_flags: odd & !2,
+            is_v6, is_udp, port: 2, sequence, acknowledged: 9, odd_flags: odd & 15,
             window: 1024, is_unchecked: false, push,
-            timestamp: (odd & 2 != 0).then_some(3), tos: 0xb8, id, dont_fragment: false,
-            is_spoilt: false, payload: payload.clone(),
+            timestamp: (odd & 16 != 0).then_some(3), tos: 0xb9, id, dont_fragment: false,
+            has_option: odd & 32 != 0, is_spoilt: false, payload: payload.clone(),
         };
         let last = payload.len().div_ceil(size) - 1;
         let expected: Vec<_> = payload.chunks(size).enumerate().map(|(index, part)| Spec {
             sequence: sequence.wrapping_add((index * size) as u32),
             id: id.wrapping_add(index as u16),
             push: push && index == last,
-            // FIN is on the last one only, CWR on the first.
-            odd_flags: long.odd_flags & (4 | u8::from(index == last) | u8::from(index == 0) << 3),
+            // FIN is on the last one only, CWR on the first; URG and ECE are on all.
+            odd_flags: long.odd_flags & (6 | u8::from(index == last) | u8::from(index == 0) << 3),
             payload: part.to_vec(),
             ..long.clone()
         }.build()).collect();
@@ -295,7 +314,7 @@ proptest! {
 /// `long` before segmentation, with the sum of the pseudo header in place of the checksum.
 fn as_the_kernel_gives_it(long: &Spec, size: usize) -> (Header, Vec<u8>) {
     let mut packet = long.build();
-    let ip = if long.is_v6 { 40 } else { 20 };
+    let ip = head(&packet);
     let (segments, protocol, offset) = match (long.is_udp, long.is_v6) {
         (true, _) => (Segments::Udp, 17, 6),
         (false, true) => (Segments::Tcp6, 6, 16),
@@ -331,6 +350,7 @@ fn plain(sequence: u32) -> Spec {
         tos: 0,
         id: sequence as u16 / 100,
         dont_fragment: false,
+        has_option: false,
         is_spoilt: false,
         payload: vec![5; 100],
     }
@@ -392,4 +412,36 @@ fn checksum_that_is_left_to_us_is_filled_in() {
     };
 
     assert_eq!(cut(header, packet), [whole]);
+}
+
+/// `spec` with a payload whose checksum is 0, as it is computed.
+fn with_checksum_zero(mut spec: Spec) -> Spec {
+    spec.payload[..2].fill(0);
+    let packet = spec.build();
+    let at = head(&packet) + if spec.is_udp { 6 } else { 16 };
+    // It is what is missing to 0 here.
+    spec.payload[..2].copy_from_slice(&packet[at..at + 2]);
+    spec
+}
+
+#[test]
+fn checksum_of_zero_is_told_from_none() {
+    for is_v6 in [false, true] {
+        for is_udp in [false, true] {
+            let spec = |sequence: u32| {
+                with_checksum_zero(Spec {
+                    is_v6,
+                    is_udp,
+                    ..plain(sequence)
+                })
+            };
+            let batch: Vec<_> = (0..3).map(|index| spec(index * 100).build()).collect();
+            let at = head(&batch[0]) + if is_udp { 6 } else { 16 };
+            let expected = if is_udp { [0xff; 2] } else { [0; 2] };
+            assert!(batch.iter().all(|packet| packet[at..at + 2] == expected));
+
+            assert_eq!(runs(&batch, ALL).len(), 1);
+            assert_eq!(through_the_kernel(&batch), batch);
+        }
+    }
 }
