@@ -130,8 +130,8 @@ fn joined(mut packets: impl Iterator<Item = (usize, SocketAddr)>) -> usize {
     count
 }
 
-/// The device cannot do checksums (EIO), a datagram would be broken up into fragments (EMSGSIZE; EINVAL before Linux
-/// 6.13) or the kernel does not know of it.
+/// The device cannot do checksums (EIO), a datagram would be broken up into fragments (EMSGSIZE, or EINVAL of older
+/// kernels) or the kernel does not know of it.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
