@@ -180,8 +180,8 @@ fn long_send_of_a_program_arrives_as_its_datagrams() {
     let here = up(&a, "wg-a", &here);
     let there = up(&b, "wg-b", &there);
 
+    eventually("the tunnel is there", || a.pings("10.9.0.2"));
     for (any, address) in [("0.0.0.0", "10.9.0.2"), ("::", "fd00:9::2")] {
-        assert!(a.pings(address), "{address}");
         let any: IpAddr = any.parse().unwrap();
         let address: IpAddr = address.parse().unwrap();
         let server = b.start(move || UdpSocket::bind((address, 0)).unwrap());
