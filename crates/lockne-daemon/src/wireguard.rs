@@ -9,6 +9,7 @@ mod error;
 mod hook;
 mod kernel;
 mod link;
+mod offload;
 mod peer;
 mod resolve;
 mod tun;

@@ -41,7 +41,7 @@ impl Embedded {
         death: &Death,
     ) -> Result<Self, Error> {
         let Settings { name, port, .. } = settings;
-        let (send, recv) = tun.split(settings.mtu, death);
+        let (send, recv) = tun.split(settings.mtu, death)?;
         let keepalives = Keepalives::default();
         let mut builder = DeviceBuilder::new()
             .with_udp(Sockets::new(death, &keepalives))

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, IoSlice, Read as _, Write as _},
     os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     sync::Arc,
 };
@@ -14,24 +14,47 @@ use gotatun::{
     packet::{Ip, Packet, PacketBufPool},
     tun::{IpRecv, IpSend, MtuWatcher},
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc,
+};
 
-use super::{Error, death::Death};
+use super::{
+    Error,
+    death::Death,
+    offload::{
+        Header, LONGEST,
+        merge::{Kinds, Run, runs},
+        split::Split,
+    },
+};
 
 const PATH: &str = "/dev/net/tun";
 
 /// A deleted device is an error only, neither readable nor closed (`tun_chr_poll`).
 const READ: Interest = Interest::READABLE.add(Interest::ERROR);
 
+/// How many packets may wait to be written, and how many of them are looked at together.
+const WAITING: usize = 1024;
+const BATCH: usize = 256;
+
 /// The open device.
 pub(super) struct Tun {
     name: String,
-    fd: Arc<AsyncFd<File>>,
+    file: File,
+    kinds: Kinds,
 }
 
 /// Packets from WireGuard to applications.
-pub(super) struct TunSend {
+///
+/// They come one by one. What waits while another is written is then written as one packet, if it belongs
+/// together.
+pub(super) struct TunSend(mpsc::Sender<Packet<Ip>>);
+
+/// Writes what was sent.
+struct Writer {
     fd: Arc<AsyncFd<File>>,
+    kinds: Kinds,
     death: Death,
 }
 
@@ -66,7 +89,7 @@ impl Tun {
             Start::Create => ("create", libc::IFF_TUN_EXCL),
             Start::Attach => ("attach to", 0),
         };
-        let flags = libc::IFF_TUN | libc::IFF_NO_PI | exclusive;
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | exclusive;
         set_interface(&file, name, flags).map_err(|source| match source.raw_os_error() {
             // Another process has it open, or it came to be just now.
             Some(libc::EBUSY) => Error::Busy {
@@ -79,23 +102,17 @@ impl Tun {
             },
         })?;
 
-        let interest = READ | Interest::WRITABLE;
-        // SAFETY: a `File` has one descriptor as long as it lives, and nothing else closes it.
-        let fd = unsafe { AsyncFd::register_with_interest(file, interest) };
-        let fd = fd.map_err(|error| Error::Tun {
-            action: "watch",
-            name: name.to_owned(),
-            source: error.into(),
-        })?;
+        let kinds = offload(&file);
         Ok(Self {
             name: name.to_owned(),
-            fd: Arc::new(fd),
+            file,
+            kinds,
         })
     }
 
     /// Lets the device outlive this process.
     pub(super) fn persist(&self) -> Result<(), Error> {
-        let fd = self.fd.get_ref().as_raw_fd();
+        let fd = self.file.as_raw_fd();
         // SAFETY: `fd` is open, and TUNSETPERSIST takes a number.
         let result = unsafe { libc::ioctl(fd, libc::TUNSETPERSIST, 1) };
         if result < 0 {
@@ -108,20 +125,58 @@ impl Tun {
         Ok(())
     }
 
-    /// Both directions of the device, whose end is told to `death`.
-    pub(super) fn split(&self, mtu: u16, death: &Death) -> (TunSend, TunRecv) {
-        let send = TunSend {
-            fd: self.fd.clone(),
+    /// Both directions of the device, whose end is told to `death`. Must be called in the runtime that
+    /// shall do the work.
+    pub(super) fn split(&self, mtu: u16, death: &Death) -> Result<(TunSend, TunRecv), Error> {
+        let fd = Arc::new(self.watch().map_err(|source| Error::Tun {
+            action: "watch",
+            name: self.name.clone(),
+            source,
+        })?);
+        let (sender, packets) = mpsc::channel(WAITING);
+        let writer = Writer {
+            fd: fd.clone(),
+            kinds: self.kinds,
             death: death.clone(),
         };
+        tokio::spawn(writer.run(packets));
         let recv = TunRecv {
-            fd: self.fd.clone(),
+            fd,
             mtu,
-            // The longest IP packet.
-            buffer: vec![0; 0xffff],
+            buffer: vec![0; Header::LEN + LONGEST],
             death: death.clone(),
         };
-        (send, recv)
+        Ok((TunSend(sender), recv))
+    }
+
+    fn watch(&self) -> io::Result<AsyncFd<File>> {
+        let file = self.file.try_clone()?;
+        // SAFETY: a `File` has one descriptor as long as it lives, and nothing else closes it.
+        let fd = unsafe { AsyncFd::register_with_interest(file, READ | Interest::WRITABLE) };
+        fd.map_err(io::Error::from)
+    }
+}
+
+/// Asks for packets of many segments, as far as this kernel makes them. The same are then given to it.
+///
+/// Without any, every packet still has its [`Header`].
+fn offload(file: &File) -> Kinds {
+    const TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    let ask = |flags: libc::c_uint| {
+        // SAFETY: `file` is open, and TUNSETOFFLOAD takes a number.
+        0 == unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, flags) }
+    };
+    // UDP since Linux 6.2.
+    if ask(TCP | UDP) {
+        return Kinds {
+            tcp: true,
+            udp: true,
+        };
+    }
+    Kinds {
+        tcp: ask(TCP),
+        udp: false,
     }
 }
 
@@ -155,11 +210,7 @@ impl IpRecv for TunRecv {
             Ok(length) => length,
             Err(error) => return Err(self.death.fatal(error)),
         };
-
-        let mut packet = pool.get();
-        packet.buf_mut().clear();
-        packet.buf_mut().extend_from_slice(&self.buffer[..length]);
-        Ok(packet.try_into_ip().ok().into_iter())
+        Ok(cut(&mut self.buffer[..length], pool).into_iter())
     }
 
     fn mtu(&self) -> MtuWatcher {
@@ -167,19 +218,94 @@ impl IpRecv for TunRecv {
     }
 }
 
+/// The packets in what was read at once. What makes no sense is lost, as on every other network.
+fn cut(read: &mut [u8], pool: &PacketBufPool) -> Vec<Packet<Ip>> {
+    let Some((header, packet)) = read.split_first_chunk_mut() else {
+        return Vec::new();
+    };
+    let Ok(split) = Header::read(*header).and_then(|header| Split::new(header, packet)) else {
+        return Vec::new();
+    };
+    let packet = |index| {
+        let mut packet = pool.get();
+        let bytes = packet.buf_mut();
+        bytes.clear();
+        for part in split.parts(index) {
+            bytes.extend_from_slice(part);
+        }
+        split.mend(index, bytes);
+        packet.try_into_ip().ok()
+    };
+    (0..split.count()).filter_map(packet).collect()
+}
+
 impl IpSend for TunSend {
     async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
-        let packet = packet.into_bytes();
-        let write = self
-            .fd
-            .async_io(Interest::WRITABLE, |mut file| file.write(&packet))
-            .await;
-        match write {
-            Err(error) if is_gone(&error) => Err(self.death.fatal(error)),
-            // The device is down (EIO), the packet is malformed (EINVAL) or memory is short: as on
-            // every other network, the packet is lost.
-            _ => Ok(()),
+        // The writer has ended, and told why.
+        let closed = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.0.send(packet).await.map_err(closed)
+    }
+}
+
+impl Writer {
+    /// Writes until the device or the sender is gone.
+    async fn run(mut self, mut packets: mpsc::Receiver<Packet<Ip>>) {
+        let mut waiting = Vec::with_capacity(BATCH);
+        let mut batch: Vec<Packet> = Vec::with_capacity(BATCH);
+        while packets.recv_many(&mut waiting, BATCH).await > 0 {
+            batch.clear();
+            batch.extend(waiting.drain(..).map(Packet::into_bytes));
+            for run in runs(&batch, self.kinds) {
+                if let Err(error) = self.write(&run, &batch).await {
+                    self.death.fatal(error);
+                    return;
+                }
+            }
         }
+    }
+
+    /// Fails only when the device is gone.
+    async fn write(&mut self, run: &Run, batch: &[Packet]) -> io::Result<()> {
+        if let Some((header, head)) = run.head(batch) {
+            let header = header.write();
+            let mut parts = Vec::with_capacity(2 + run.packets.len());
+            parts.extend([IoSlice::new(&header), IoSlice::new(&head)]);
+            let payloads = run.packets.iter().map(|place| &batch[*place]);
+            parts.extend(payloads.map(|packet| IoSlice::new(run.payload(packet))));
+            match self.put(&parts).await {
+                // It takes no such packets after all.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    tracing::debug!("the kernel takes no joined packets; each goes alone");
+                    let kinds = &mut self.kinds;
+                    *if run.is_udp() {
+                        &mut kinds.udp
+                    } else {
+                        &mut kinds.tcp
+                    } = false;
+                }
+                done => return lost(done),
+            }
+        }
+        for place in &run.packets {
+            let header = Header::WHOLE.write();
+            let parts = [IoSlice::new(&header), IoSlice::new(&batch[*place])];
+            lost(self.put(&parts).await)?;
+        }
+        Ok(())
+    }
+
+    async fn put(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let write = |mut file: &File| file.write_vectored(parts).map(drop);
+        self.fd.async_io(Interest::WRITABLE, write).await
+    }
+}
+
+/// The device is down (EIO), the packet is malformed (EINVAL) or memory is short: as on every other network,
+/// the packet is lost. But not when the device is gone.
+fn lost(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if is_gone(&error) => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The UDP socket of the embedded WireGuard.
 
+mod send;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -19,6 +21,7 @@ use gotatun::{
 };
 use rustix::net::sockopt;
 
+use self::send::Sender;
 use super::death::Death;
 
 /// The kernel's default of 208 KiB loses one datagram in six under load.
@@ -71,7 +74,7 @@ impl Sockets {
 }
 
 impl UdpTransportFactory for Sockets {
-    type Send = UdpSocket;
+    type Send = Sender;
     type Recv = Receiver;
 
     async fn bind(
@@ -100,7 +103,8 @@ impl UdpTransportFactory for Sockets {
             death: self.death.clone(),
             keepalives: self.keepalives.clone(),
         };
-        Ok((socket, receiver))
+        let sender = Sender::new(socket)?;
+        Ok((sender, receiver))
     }
 }
 

@@ -3,8 +3,12 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
+    process::{Child, Command},
     time::Duration,
 };
+
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
 use crate::{
     Needs, Test,
@@ -22,6 +26,16 @@ pub(crate) const TESTS: &[Test] = &[
         "embedded_tunnel_talks_to_wireguard_go",
         embedded_tunnel_talks_to_wireguard_go,
         Needs::Program("wireguard-go"),
+    ),
+    (
+        "tunnel_carries_on_where_long_sends_are_refused",
+        tunnel_carries_on_where_long_sends_are_refused,
+        Needs::Nothing,
+    ),
+    (
+        "long_send_of_a_program_arrives_as_its_datagrams",
+        long_send_of_a_program_arrives_as_its_datagrams,
+        Needs::Nothing,
     ),
     (
         "two_tunnels_run_at_once",
@@ -86,19 +100,12 @@ fn embedded_tunnel_talks_to_wireguard_go() {
         public(1)
     );
     std::fs::write(&file, other).unwrap();
-    let mut daemon = b
-        .start(|| {
-            let mut command = std::process::Command::new("wireguard-go");
-            command.args(["--foreground", "wggo0"]).spawn().unwrap()
-        })
-        .join()
-        .unwrap();
-    let socket = std::path::Path::new("/var/run/wireguard/wggo0.sock");
-    eventually("wireguard-go has a socket", || socket.exists());
-    b.must("wg", &format!("setconf wggo0 {}", file.display()));
-    b.ip("address add 10.9.0.2/24 dev wggo0");
-    b.ip("address add fd00:9::2/64 dev wggo0");
-    b.ip("link set wggo0 mtu 1420 up");
+    let name = format!("wggo{}", std::process::id());
+    let _daemon = WireguardGo::start(&b, &name);
+    b.must("wg", &format!("setconf {name} {}", file.display()));
+    b.ip(&format!("address add 10.9.0.2/24 dev {name}"));
+    b.ip(&format!("address add fd00:9::2/64 dev {name}"));
+    b.ip(&format!("link set {name} mtu 1420 up"));
 
     let here = up(&a, "wg-a", &confs().0);
 
@@ -112,14 +119,94 @@ fn embedded_tunnel_talks_to_wireguard_go() {
     }
     assert!(peer(&a, &here).handshake_age_seconds.is_some());
     assert!(
-        b.must("wg", "show wggo0 endpoints")
+        b.must("wg", &format!("show {name} endpoints"))
             .contains("192.0.2.1:50009")
     );
 
     down(&a, here);
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
-    let _ = std::fs::remove_file(socket);
+}
+
+/// A running wireguard-go. Its socket lies in the one folder of the machine, whatever the namespace.
+struct WireguardGo {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl WireguardGo {
+    fn start(side: &Side, name: &str) -> Self {
+        let mut command = Command::new("wireguard-go");
+        command.args(["--foreground", name]);
+        let process = side.start(move || command.spawn().unwrap()).join().unwrap();
+        let socket = PathBuf::from(format!("/var/run/wireguard/{name}.sock"));
+        let this = Self { process, socket };
+        eventually("wireguard-go has a socket", || this.socket.exists());
+        this
+    }
+}
+
+impl Drop for WireguardGo {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// A narrow cable: the kernel breaks datagrams up into fragments, but not long sends.
+fn tunnel_carries_on_where_long_sends_are_refused() {
+    let (a, b) = Side::pair();
+    let (here, there) = confs();
+    let here = up(&a, "wg-a", &here);
+    let there = up(&b, "wg-b", &there);
+    assert!(a.pings("10.9.0.2"));
+
+    a.ip("link set lan0 mtu 1300");
+    b.ip("link set lan0 mtu 1300");
+
+    let [there_v4, here_v6] = ["10.9.0.2", "fd00:9::1"].map(|address| address.parse().unwrap());
+    tcp_bulk(&a, &b, there_v4, 4 << 20);
+    tcp_bulk(&b, &a, here_v6, 4 << 20);
+
+    down(&a, here);
+    down(&b, there);
+}
+
+/// Both ends leave it to the device to cut and to join, where this kernel has that for datagrams.
+fn long_send_of_a_program_arrives_as_its_datagrams() {
+    const COUNT: u8 = 20;
+    const SIZE: u16 = 1000;
+    let (a, b) = Side::pair();
+    let (here, there) = confs();
+    let here = up(&a, "wg-a", &here);
+    let there = up(&b, "wg-b", &there);
+
+    eventually("the tunnel is there", || a.pings("10.9.0.2"));
+    for (any, address) in [("0.0.0.0", "10.9.0.2"), ("::", "fd00:9::2")] {
+        let any: IpAddr = any.parse().unwrap();
+        let address: IpAddr = address.parse().unwrap();
+        let server = b.start(move || UdpSocket::bind((address, 0)).unwrap());
+        let server = server.join().unwrap();
+        let wait = Some(Duration::from_secs(10));
+        server.set_read_timeout(wait).unwrap();
+        let to = server.local_addr().unwrap();
+        let datagrams: Vec<_> = (0..COUNT).map(|byte| vec![byte; SIZE.into()]).collect();
+        let long = datagrams.concat();
+        a.start(move || {
+            let socket = UdpSocket::bind((any, 0)).unwrap();
+            setsockopt(&socket, UdpGsoSegment, &i32::from(SIZE)).unwrap();
+            assert_eq!(socket.send_to(&long, to).unwrap(), long.len());
+        })
+        .join()
+        .unwrap();
+        for datagram in datagrams {
+            let mut buffer = [0; 2 * SIZE as usize];
+            let length = server.recv(&mut buffer).unwrap();
+            assert_eq!(buffer[..length], datagram);
+        }
+    }
+
+    down(&a, here);
+    down(&b, there);
 }
 
 fn two_tunnels_run_at_once() {

@@ -14,6 +14,7 @@ pub(crate) enum Measure {
     Tcp,
     TcpBack,
     Cpu,
+    CpuBack,
     Udp,
     Packets,
     Connections,
@@ -24,10 +25,11 @@ pub(crate) enum Measure {
 }
 
 impl Measure {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Tcp,
         Self::TcpBack,
         Self::Cpu,
+        Self::CpuBack,
         Self::Udp,
         Self::Packets,
         Self::Connections,
@@ -43,6 +45,7 @@ impl Measure {
             Self::Tcp => "TCP",
             Self::TcpBack => "TCP, download",
             Self::Cpu => "CPU for TCP",
+            Self::CpuBack => "CPU for TCP, download",
             Self::Udp => "UDP, 1372 bytes",
             Self::Packets => "UDP, 64 bytes",
             Self::Connections => "connections",
@@ -56,7 +59,7 @@ impl Measure {
     pub(crate) fn unit(self) -> &'static str {
         match self {
             Self::Tcp | Self::TcpBack | Self::Udp => "Mbit/s",
-            Self::Cpu => "CPU ms per Gbit",
+            Self::Cpu | Self::CpuBack => "CPU ms per Gbit",
             Self::Packets => "packets/s",
             Self::Connections => "per s",
             Self::Median | Self::Slowest => "us",
@@ -69,7 +72,7 @@ impl Measure {
     pub(crate) fn is_more_better(self) -> bool {
         !matches!(
             self,
-            Self::Cpu | Self::Median | Self::Slowest | Self::Start | Self::Memory
+            Self::Cpu | Self::CpuBack | Self::Median | Self::Slowest | Self::Start | Self::Memory
         )
     }
 
@@ -90,7 +93,7 @@ impl Measure {
             }
             (Way::Free | Way::Via, Self::Median) => Some(1.02),
             (Way::Embedded, Self::Tcp | Self::TcpBack) => Some(1.2),
-            (Way::Embedded, Self::Cpu | Self::Median) => Some(1.0),
+            (Way::Embedded, Self::Cpu | Self::CpuBack | Self::Median) => Some(1.0),
             _ => None,
         }
     }
@@ -108,16 +111,18 @@ pub(crate) fn measure(open: &Open<'_>, way: Way, length: Length) -> Result<Vec<(
     let mut figures = Vec::new();
     let seconds = length.other.to_string();
 
-    let mut iperf3 = open.iperf3(false);
-    let busy = busy()?;
-    let rate = received(iperf3.args(["-t", &length.stream.to_string()]))?;
-    let used = self::busy()? - busy;
-    figures.push((Measure::Tcp, rate));
-    let gigabits = rate * f64::from(length.stream) / 1e3;
-    figures.push((Measure::Cpu, used * 1e3 / gigabits));
-    let mut iperf3 = open.iperf3(true);
-    let rate = received(iperf3.args(["-t", &length.stream.to_string()]))?;
-    figures.push((Measure::TcpBack, rate));
+    for (is_back, speed, cpu) in [
+        (false, Measure::Tcp, Measure::Cpu),
+        (true, Measure::TcpBack, Measure::CpuBack),
+    ] {
+        let mut iperf3 = open.iperf3(is_back);
+        let before = busy()?;
+        let rate = received(iperf3.args(["-t", &length.stream.to_string()]))?;
+        let used = busy()? - before;
+        let gigabits = rate * f64::from(length.stream) / 1e3;
+        figures.push((speed, rate));
+        figures.push((cpu, used * 1e3 / gigabits));
+    }
 
     let of = |answer: &Value, field: &str| {
         answer[field]
