@@ -69,9 +69,7 @@ impl Table {
     fn place(&self, pid: u32) -> Result<&AtomicU16, Error> {
         self.word(pid).ok_or_else(|| Error::ProcessBeyond {
             pid,
-            highest: u32::try_from(self.length)
-                .unwrap_or(u32::MAX)
-                .saturating_sub(1),
+            highest: self.room().saturating_sub(1),
         })
     }
 
@@ -89,6 +87,11 @@ impl Table {
             let id = Member(word.load(Relaxed)).policy();
             (id != 0).then_some((pid, id))
         })
+    }
+
+    /// How many process ids there is room for.
+    pub(super) fn room(&self) -> u32 {
+        u32::try_from(self.length).unwrap_or(u32::MAX)
     }
 
     fn word(&self, pid: u32) -> Option<&AtomicU16> {

@@ -99,7 +99,7 @@ impl Reading {
     /// If the kernel refuses.
     pub fn room(&self) -> Result<Room, Error> {
         Ok(Room {
-            ids: u32::try_from(self.processes.room()).unwrap_or(u32::MAX),
+            ids: self.processes.room(),
             pid_max: process::pid_max()?,
             exceeded: self.has_overflowed()?,
         })

@@ -70,7 +70,8 @@ impl Crowd {
 /// the error is the only thing that both write.
 extern "C" fn child(_: *mut libc::c_void) -> i32 {
     let mut mark = 0_u32;
-    let mut length = size_of::<u32>() as libc::socklen_t;
+    // As large as the mark.
+    let mut length: libc::socklen_t = 4;
     // SAFETY: system calls with arguments that live here.
     unsafe {
         // The parent may be killed.

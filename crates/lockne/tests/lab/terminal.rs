@@ -104,9 +104,12 @@ impl Terminal {
     /// Waits until the screen is such.
     pub(crate) fn wait_for(&self, what: &str, is_so: impl Fn(&str) -> bool) {
         let wait = || wait_until(what, || is_so(&self.text()));
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(wait)).is_err() {
-            panic!("never seen: {what}; on the screen is\n{}", self.text());
-        }
+        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(wait)).is_ok();
+        assert!(
+            seen,
+            "never seen: {what}; on the screen is\n{}",
+            self.text()
+        );
     }
 
     /// Whether lines can be typed in it, as in a shell.
