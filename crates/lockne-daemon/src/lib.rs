@@ -124,6 +124,7 @@ fn close_inherited() {
 }
 
 async fn run(options: Options, announce: Announce) -> Result<(), Error> {
+    privilege::raise_open_files();
     privilege::keep_needed();
     options.state.create()?;
     let Some(lock) = own(&options).await? else {

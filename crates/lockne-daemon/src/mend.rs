@@ -21,8 +21,10 @@ const LINE: Duration = Duration::from_secs(2);
 /// When to look at the network again.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
+    /// Those that are not forgotten.
     looks: u32,
-    last: Option<Instant>,
+    /// Up to when they were.
+    forgotten: Option<Instant>,
 }
 
 impl Pace {
@@ -38,17 +40,18 @@ impl Pace {
         self.forget(now);
         // As slow as it gets, and some more looks that have to be forgotten first.
         self.looks = (self.looks + 1).min(FREE + 8);
-        self.last = Some(now);
     }
 
     fn forget(&mut self, now: Instant) {
-        let Some(last) = self.last else { return };
-        let peace = now.saturating_duration_since(last).as_millis() / PEACE.as_millis();
+        let since = *self.forgotten.get_or_insert(now);
+        let peace = now.saturating_duration_since(since).as_millis() / PEACE.as_millis();
         let peace = u32::try_from(peace).unwrap_or(u32::MAX);
-        if peace > 0 {
-            self.looks = self.looks.saturating_sub(peace);
-            self.last = Some(now);
-        }
+        self.looks = self.looks.saturating_sub(peace);
+        self.forgotten = if self.looks == 0 {
+            Some(now)
+        } else {
+            since.checked_add(PEACE.saturating_mul(peace))
+        };
     }
 }
 

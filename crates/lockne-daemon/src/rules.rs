@@ -19,7 +19,7 @@ use lockne_core::{
     rule::{Existing, Rule, RuleName},
 };
 
-use self::{path::Way, running::InForce, watch::Watch};
+use self::{path::Way, running::InForce, sheet::Held, watch::Watch};
 use crate::kernel::{self, Kernel};
 
 /// How many rules there can be.
@@ -51,6 +51,8 @@ pub struct Installed {
     rules: Vec<CompiledRule>,
     fallback: Option<Fallback>,
     watch: Watch,
+    /// So that what the kernel was told is no other file by now.
+    held: Held,
 }
 
 /// What a change of the rules did.
@@ -124,6 +126,7 @@ impl Installed {
             rules: Vec::new(),
             fallback: None,
             watch: Watch::new().map_err(Error::Watch)?,
+            held: Held::new(),
         })
     }
 
@@ -146,6 +149,7 @@ impl Installed {
         self.watch.set(names(rules)).map_err(Error::Watch)?;
         let written = sheet::write(rules, fallback)?;
         kernel.set_rules(&written.sheet)?;
+        self.held = written.held;
         let moved = moved(&self.rules, rules);
         self.rules = rules.to_vec();
         self.fallback = fallback.cloned();

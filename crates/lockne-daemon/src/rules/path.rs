@@ -4,11 +4,12 @@ use std::{
     collections::VecDeque,
     ffi::{OsStr, OsString},
     fs, io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Component, Path, PathBuf},
 };
 
 use lockne_abi::Executable;
-use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
 /// As many symbolic links as the kernel follows.
 const MAX_LINKS: usize = 40;
@@ -76,8 +77,24 @@ fn names(path: &Path) -> VecDeque<OsString> {
 ///
 /// What `stat` says of the device is another one on overlayfs and btrfs; that of the mount is the right one.
 pub(super) fn identity(path: &Path, mounts: &Mounts) -> io::Result<Executable> {
+    identity_of(CWD, path, AtFlags::empty(), mounts)
+}
+
+/// The same of a file that is held: while it is, its number is given to no other, even if it is deleted.
+pub(super) fn hold(path: &Path, mounts: &Mounts) -> io::Result<(Executable, OwnedFd)> {
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let found = identity_of(file.as_fd(), Path::new(""), AtFlags::EMPTY_PATH, mounts)?;
+    Ok((found, file))
+}
+
+fn identity_of(
+    at: BorrowedFd<'_>,
+    path: &Path,
+    how: AtFlags,
+    mounts: &Mounts,
+) -> io::Result<Executable> {
     let flags = StatxFlags::INO | StatxFlags::MNT_ID | StatxFlags::TYPE;
-    let found = rustix::fs::statx(CWD, path, AtFlags::empty(), flags)?;
+    let found = rustix::fs::statx(at, path, how, flags)?;
     let plain = device(found.stx_dev_major, found.stx_dev_minor);
     Ok(Executable {
         slot: 0,

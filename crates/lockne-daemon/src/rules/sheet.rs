@@ -1,10 +1,11 @@
 //! From rules to what the kernel looks up.
 
 use std::{
+    collections::BTreeMap,
     ffi::CString,
     fs::File,
     io::{self, Read as _},
-    os::unix::ffi::OsStrExt as _,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::{Component, Path, PathBuf},
 };
 
@@ -15,7 +16,7 @@ use lockne_core::rule::{Match, User};
 
 use super::{
     CompiledRule, Error, Fallback, Missing,
-    path::{Mounts, Way, identity},
+    path::{Mounts, Way, hold},
 };
 use crate::kernel::Sheet;
 
@@ -23,7 +24,12 @@ use crate::kernel::Sheet;
 pub(super) struct Written {
     pub(super) sheet: Sheet,
     pub(super) missing: Vec<Missing>,
+    /// The files and directories that it means by their numbers.
+    pub(super) held: Held,
 }
+
+/// Files by device and inode, which no others can have while these are held.
+pub(super) type Held = BTreeMap<(u32, u64), OwnedFd>;
 
 /// Looks up everything that the rules name. What cannot be found is said, and matches nothing.
 pub(super) fn write(rules: &[CompiledRule], fallback: Option<&Fallback>) -> Result<Written, Error> {
@@ -34,6 +40,7 @@ pub(super) fn write(rules: &[CompiledRule], fallback: Option<&Fallback>) -> Resu
             source,
         })?,
         nodes: node::FIRST,
+        held: Held::new(),
     };
     let mut missing = Vec::new();
     for (at, compiled) in rules.iter().enumerate() {
@@ -67,6 +74,7 @@ pub(super) fn write(rules: &[CompiledRule], fallback: Option<&Fallback>) -> Resu
     Ok(Written {
         sheet: writer.sheet,
         missing,
+        held: writer.held,
     })
 }
 
@@ -75,6 +83,7 @@ struct Writer {
     mounts: Mounts,
     /// The next free one.
     nodes: u32,
+    held: Held,
 }
 
 impl Writer {
@@ -159,16 +168,22 @@ impl Writer {
         let none = || format!("no file `{}`", path.display());
         let end = Way::of(path).end.ok_or_else(none)?;
         if let (Some(directory), Some(name)) = (end.parent(), end.file_name())
-            && let Ok(directory) = identity(directory, &self.mounts)
+            && let Ok((device, inode)) = self.hold(directory)
             && name.len() < MAX_PLACE_NAME
         {
-            let key = (directory.device, directory.inode, name.as_bytes().to_vec());
+            let key = (device, inode, name.as_bytes().to_vec());
             self.sheet.places.entry(key).or_default().insert(rule);
         }
-        let file = identity(&end, &self.mounts).map_err(|_| none())?;
-        let key = (file.device, file.inode);
+        let key = self.hold(&end).map_err(|_| none())?;
         self.sheet.executables.entry(key).or_default().insert(rule);
         Ok(end)
+    }
+
+    fn hold(&mut self, path: &Path) -> io::Result<(u32, u64)> {
+        let (found, file) = hold(path, &self.mounts)?;
+        let key = (found.device, found.inode);
+        self.held.insert(key, file);
+        Ok(key)
     }
 
     fn group(&mut self, rule: usize, matches: &Match) -> Result<(), String> {

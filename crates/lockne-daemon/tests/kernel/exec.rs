@@ -4,7 +4,10 @@ use std::{
     env, fs,
     io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -34,6 +37,7 @@ tests! {
     file_that_an_update_puts_in_its_place_is_known_at_once,
     directory_that_is_replaced_is_seen,
     inode_of_a_file_that_was_replaced_is_forgotten,
+    number_of_an_executable_that_was_replaced_is_nobody_elses,
     same_inode_on_another_device_is_another_file,
     program_in_memory_is_named_by_no_rule,
     first_rule_that_matches_decides,
@@ -278,11 +282,26 @@ fn inode_of_a_file_that_was_replaced_is_forgotten() {
     assert_eq!(mark_of(&app), mark(7));
 }
 
+fn number_of_an_executable_that_was_replaced_is_nobody_elses() {
+    let mut stage = Stage::new();
+    let app = stage.copy("app");
+    stage.apply(&[rule("app", 7, exe(&app))]);
+    let number = app.metadata().unwrap().ino();
+
+    fs::remove_file(&app).unwrap();
+
+    // File systems give a number that is free to the next one.
+    for round in 0..100 {
+        let other = stage.path(&format!("other{round}"));
+        fs::write(&other, "").unwrap();
+        assert_ne!(other.metadata().unwrap().ino(), number);
+    }
+}
+
 fn same_inode_on_another_device_is_another_file() {
     own_mounts();
     let mut stage = Stage::new();
     let [one, two] = ["one", "two"].map(|name| {
-        use std::os::unix::fs::MetadataExt as _;
         let directory = stage.path(name);
         fs::create_dir(&directory).unwrap();
         let flags = rustix::mount::MountFlags::empty();
