@@ -65,16 +65,22 @@ impl Measured {
         self.home.lab.home.run(connect).unwrap()
     }
 
-    /// The answer to a request; `None` if nobody listens.
+    /// The answer to a request; `None` if nobody listens, or not any more.
     fn ask(&self, address: &str, request: &str) -> Option<String> {
         let mut stream = self.connect(address)?;
         stream
             .set_read_timeout(Some(Duration::from_secs(30)))
             .unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        Some(answer)
+        let asked = stream
+            .write_all(request.as_bytes())
+            .and_then(|()| stream.read_to_string(&mut answer));
+        match asked {
+            Ok(_) => Some(answer),
+            // Who listened was replaced before it took the connection.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     fn page(&self, address: &str) -> Option<String> {
@@ -89,8 +95,12 @@ impl Measured {
     }
 
     fn wait_for_page(&self, address: &str) -> String {
-        wait_until("somebody serves metrics", || self.page(address).is_some());
-        self.page(address).unwrap()
+        let mut page = None;
+        wait_until("somebody serves metrics", || {
+            page = self.page(address);
+            page.is_some()
+        });
+        page.unwrap()
     }
 
     fn problem(&self) -> Option<String> {
@@ -354,8 +364,8 @@ fn page_moves_with_the_configuration_and_a_busy_port_is_told() {
     // A file with a mistake: what was before holds, and that is told by a metric.
     measured.write("[metrics]\nlisten = \"192.0.2.1:9108\"\n");
     wait_until("the mistake is told", || {
-        let page = measured.page(ADDRESS).unwrap();
-        page.contains("lockne_config_last_reload_successful 0\n")
+        let page = measured.page(ADDRESS);
+        page.is_some_and(|page| page.contains("lockne_config_last_reload_successful 0\n"))
     });
     // Pages of a browser that come by a name of their own.
     let stranger = "GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n";
