@@ -263,7 +263,7 @@ impl Drop for Daemon {
 
 /// Waits for a condition, and fails after ten seconds.
 pub(crate) fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     while !is_true() {
         assert!(
             std::time::Instant::now() < deadline,
