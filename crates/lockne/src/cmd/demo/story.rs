@@ -238,7 +238,8 @@ fn killed(stage: &Stage, teller: &mut Teller) -> Result<()> {
 
 /// Starts a download without end through the tunnel, and waits until it is well on its way.
 fn download(stage: &Stage) -> Result<Running> {
-    const ENOUGH: u64 = 2000;
+    // Each may be the segments of a whole read of the server.
+    const ENOUGH: u64 = 200;
     let to = SocketAddr::new(ORIGIN_V4.into(), HTTP_PORT);
     let probe = Probe::new(Action::Hold, to).waiting(Duration::from_millis(700));
     let mut download = stage.start(&["--via", "vpn"], &probe)?;
