@@ -226,6 +226,7 @@ impl Daemon {
                 warn!(%error, "cannot watch the configuration; SIGHUP makes the daemon read it again");
             }
         }
+        let started = Instant::now();
         let none = BTreeSet::new();
         let prepared = files.read().and_then(|texts| Prepared::new(texts, &none));
         let prepared = match prepared {
@@ -237,7 +238,7 @@ impl Daemon {
         };
         let prepared = prepared.map_err(Error::Configuration)?;
         let problem = self.configured.problem.take();
-        self.apply(prepared).await?;
+        self.apply(prepared, started).await?;
         self.configured.problem = problem;
         self.look(&files);
         Ok(())
@@ -265,6 +266,7 @@ impl Daemon {
         let Some(files) = self.configured.files.clone() else {
             return false;
         };
+        let started = Instant::now();
         self.look(&files);
         let by_hand = self.used_by_hand();
         match files
@@ -273,7 +275,7 @@ impl Daemon {
         {
             Err(error) => self.complain(&error),
             Ok(prepared) => {
-                if let Err(error) = self.apply(prepared).await {
+                if let Err(error) = self.apply(prepared, started).await {
                     let refusal = error.refusal();
                     warn!(error = ?refusal, "cannot apply the configuration; the one before holds");
                     let mut why = vec![refusal.error];
@@ -323,8 +325,7 @@ impl Daemon {
     }
 
     /// Puts a configuration in the place of the one before. If that fails, the one before stays.
-    async fn apply(&mut self, prepared: Prepared) -> Result<(), Error> {
-        let started = Instant::now();
+    async fn apply(&mut self, prepared: Prepared, started: Instant) -> Result<(), Error> {
         let Prepared {
             texts,
             config,

@@ -19,7 +19,7 @@ use lockne_core::{
     rule::{Existing, Rule, RuleName},
 };
 
-use self::{path::Way, running::InForce, sheet::Held, watch::Watch};
+use self::{path::Ways, running::InForce, sheet::Held, watch::Watch};
 use crate::kernel::{self, Kernel};
 
 /// How many rules there can be.
@@ -201,15 +201,12 @@ impl std::fmt::Debug for Installed {
 }
 
 /// Every name whose change can make a rule mean another file.
-fn names(rules: &[CompiledRule]) -> BTreeSet<(PathBuf, std::ffi::OsString)> {
-    let files: BTreeSet<_> = rules
-        .iter()
-        .filter_map(|it| it.rule.matches.exe.as_ref())
-        .collect();
-    files
-        .into_iter()
-        .flat_map(|path| Way::of(path).steps)
-        .collect()
+fn names(rules: &[CompiledRule]) -> impl Iterator<Item = (PathBuf, std::ffi::OsString)> {
+    let mut ways = Ways::default();
+    for path in rules.iter().filter_map(|it| it.rule.matches.exe.as_ref()) {
+        ways.end(path);
+    }
+    ways.into_names()
 }
 
 /// The policies that now are others, and the rule that says so: a child that no rule names follows the one

@@ -73,12 +73,10 @@ impl Watch {
             let mut buffer = [MaybeUninit::uninit(); 4096];
             let mut events = inotify::Reader::new(self.events.get_ref(), &mut buffer);
             let mut any = false;
+            // Until nothing is left, for the kernel does not tell again of what is not read.
             while let Ok(event) = events.next() {
                 let name = event.file_name().map(|it| it.to_bytes().to_vec());
                 any |= self.counts(event.wd(), name.map(OsString::from_vec));
-                if events.is_buffer_empty() {
-                    break;
-                }
             }
             ready.clear_ready();
             if any {
@@ -132,6 +130,22 @@ fn wanted(files: &Files, tunnels: &[&Path]) -> BTreeMap<PathBuf, Names> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn change_is_seen_behind_many_of_other_files() {
+        let place = tempfile::tempdir().unwrap();
+        let files = Files::new(&place.path().join("lockne.toml"));
+        let watch = Watch::new(&files).unwrap();
+
+        for i in 0..1000 {
+            std::fs::write(place.path().join(format!("other-{i}")), "").unwrap();
+        }
+        std::fs::write(files.main(), "").unwrap();
+
+        let patience = std::time::Duration::from_secs(30);
+        let changed = tokio::time::timeout(patience, watch.changed()).await;
+        assert!(changed.is_ok(), "nobody was told");
+    }
 
     #[test]
     fn neighbours_of_a_file_do_not_count() {

@@ -36,7 +36,10 @@ impl Watch {
     /// Watches these names, and no others any more.
     ///
     /// A directory that is gone in the meantime was reported by the one above it.
-    pub(super) fn set(&mut self, names: BTreeSet<(PathBuf, OsString)>) -> io::Result<()> {
+    pub(super) fn set(
+        &mut self,
+        names: impl Iterator<Item = (PathBuf, OsString)>,
+    ) -> io::Result<()> {
         use inotify::WatchFlags as Flags;
         let flags = Flags::CREATE
             | Flags::MOVED_TO
