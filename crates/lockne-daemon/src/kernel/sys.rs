@@ -259,10 +259,10 @@ fn batch<K: Pod>(
     keys: &[K],
     values: *const u8,
 ) -> (usize, io::Result<()>) {
+    const COUNT: usize = 8;
     if keys.is_empty() {
         return (0, Ok(()));
     }
-    const COUNT: usize = 8;
     let count = u32::try_from(keys.len()).expect("maps are smaller");
     let [keys_low, keys_high] = halves(keys.as_ptr());
     let [values_low, values_high] = halves(values);

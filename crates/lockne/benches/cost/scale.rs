@@ -106,7 +106,7 @@ const STACK: usize = 4096;
 
 #[derive(Clone)]
 #[repr(align(16))]
-struct Stack([u8; STACK]);
+struct Stack(#[expect(dead_code, reason = "only the kernel uses it")] [u8; STACK]);
 
 /// All that such a process does; it ends with its parent.
 extern "C" fn wait(_: *mut libc::c_void) -> libc::c_int {
