@@ -233,6 +233,7 @@ impl Daemon {
             Err(error) => warn!(%error, "{UNWATCHED}"),
         }
         self.look(&files);
+        let started = Instant::now();
         let none = BTreeSet::new();
         let prepared = files.read().and_then(|texts| Prepared::new(texts, &none));
         let prepared = match prepared {
@@ -244,7 +245,7 @@ impl Daemon {
         };
         let prepared = prepared.map_err(Error::Configuration)?;
         let problem = self.configured.problem.take();
-        self.apply(prepared).await?;
+        self.apply(prepared, started).await?;
         self.configured.problem = problem;
         self.look(&files);
         Ok(())
@@ -278,6 +279,7 @@ impl Daemon {
         let Some(files) = self.configured.files.clone() else {
             return false;
         };
+        let started = Instant::now();
         self.look(&files);
         let by_hand = self.used_by_hand();
         match files
@@ -286,7 +288,7 @@ impl Daemon {
         {
             Err(error) => self.complain(&error),
             Ok(prepared) => {
-                if let Err(error) = self.apply(prepared).await {
+                if let Err(error) = self.apply(prepared, started).await {
                     let refusal = error.refusal();
                     warn!(error = ?refusal, "cannot apply the configuration; the one before holds");
                     let mut why = vec![refusal.error];
@@ -344,8 +346,7 @@ impl Daemon {
     }
 
     /// Puts a configuration in the place of the one before. If that fails, the one before stays.
-    async fn apply(&mut self, prepared: Prepared) -> Result<(), Error> {
-        let started = Instant::now();
+    async fn apply(&mut self, prepared: Prepared, started: Instant) -> Result<(), Error> {
         let Prepared {
             texts,
             config,

@@ -18,7 +18,7 @@ use lockne_core::{
     rule::{Existing, Rule, RuleName},
 };
 
-use self::{path::Way, running::InForce, sheet::Held};
+use self::{path::Ways, running::InForce, sheet::Held};
 use crate::{
     kernel::{self, Kernel},
     watch::{Wanted, Watch},
@@ -204,12 +204,12 @@ impl std::fmt::Debug for Installed {
 
 /// Every name whose change can make a rule mean another file.
 fn names(rules: &[CompiledRule]) -> Wanted {
-    let files: BTreeSet<_> = rules
-        .iter()
-        .filter_map(|it| it.rule.matches.exe.as_ref())
-        .collect();
+    let mut ways = Ways::default();
+    for path in rules.iter().filter_map(|it| it.rule.matches.exe.as_ref()) {
+        ways.end(path);
+    }
     let mut wanted = Wanted::default();
-    for (directory, name) in files.into_iter().flat_map(|path| Way::of(path).steps) {
+    for (directory, name) in ways.into_names() {
         wanted.one(directory, name);
     }
     wanted

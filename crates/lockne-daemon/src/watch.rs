@@ -122,9 +122,10 @@ impl Wanted {
     }
 
     pub(crate) fn one(&mut self, directory: PathBuf, name: OsString) {
-        let before = self.0.remove(&directory);
-        let names = Names::These(BTreeSet::from([name]));
-        self.0.insert(directory, names.and(before));
+        let names = self.0.entry(directory).or_insert(Names::These(BTreeSet::new()));
+        if let Names::These(names) = names {
+            names.insert(name);
+        }
     }
 }
 
@@ -148,6 +149,24 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn change_is_seen_behind_many_of_other_files() {
+        let place = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new().unwrap();
+        let mut wanted = Wanted::default();
+        wanted.one(place.path().to_owned(), "this".into());
+        watch.set(wanted).unwrap();
+
+        for i in 0..1000 {
+            std::fs::write(place.path().join(format!("other-{i}")), "").unwrap();
+        }
+        std::fs::write(place.path().join("this"), "").unwrap();
+
+        let patience = std::time::Duration::from_secs(30);
+        let changed = tokio::time::timeout(patience, watch.changed()).await;
+        assert!(matches!(changed, Ok(Ok(()))), "nobody was told");
+    }
 
     #[test]
     fn neighbours_of_a_file_do_not_count() {

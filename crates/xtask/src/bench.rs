@@ -105,7 +105,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
             other: 0.6,
         }
     };
-    let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 9 });
+    let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 7 });
     let mut figures = Figures::default();
     for round in 0..rounds {
         say(&format!(
@@ -178,26 +178,40 @@ fn build(root: &Path, profile: &str) -> Result<Programs> {
         .map_or_else(|| root.join("target"), |target| root.join(target));
     let built = target.join(if profile == "dev" { "debug" } else { profile });
     let cache = target.join("bench");
-    let wireguard_go = fetch(&cache).map_err(|error| {
-        say(&format!("no current wireguard-go: {error:#}"));
-    });
+    let or_why = |it: Result<PathBuf>| it.map_err(|error| format!("{error:#}"));
+    let wireguard_go = or_why(fetch_wireguard_go(&cache).context("it could not be fetched"));
+    let boringtun = or_why(fetch_boringtun(&cache).context("it could not be built"));
     Ok(Programs {
         lockne: built.join("lockne"),
         load: built.join("examples/load"),
         peer: built.join("examples/peer"),
         cookie: built.join("11-socket-cookie"),
-        wireguard_go: wireguard_go.ok(),
+        wireguard_go,
+        boringtun,
     })
 }
 
 /// The current wireguard-go: Debian's newest, unpacked and not installed.
-fn fetch(cache: &Path) -> Result<PathBuf> {
+fn fetch_wireguard_go(cache: &Path) -> Result<PathBuf> {
     let place = cache.join("wireguard-go");
     let program = place.join("usr/bin/wireguard-go");
     if !program.exists() {
         fs::create_dir_all(cache)?;
         let suite = Suite::update(cache, "sid")?;
         suite.unpack(&["wireguard-go".to_owned()], &place)?;
+    }
+    run_command(Command::new(&program).arg("--version"))?;
+    Ok(program)
+}
+
+/// The last boringtun that was released, built and not installed.
+fn fetch_boringtun(cache: &Path) -> Result<PathBuf> {
+    let place = cache.join("boringtun");
+    let program = place.join("bin/boringtun-cli");
+    if !program.exists() {
+        let mut cargo = Command::new("cargo");
+        cargo.args(["install", "boringtun-cli@0.7.1", "--locked", "--root"]);
+        run_command(cargo.arg(&place))?;
     }
     run_command(Command::new(&program).arg("--version"))?;
     Ok(program)

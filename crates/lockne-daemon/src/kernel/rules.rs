@@ -1,17 +1,18 @@
 //! The maps by which an exec is decided.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, os::fd::AsFd as _};
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, MapData, MapError},
+    maps::{Array, HashMap, IterableMap, MapData, MapError},
+    sys::SyscallError,
 };
 use lockne_abi::{
     Executable, Group, GroupName, MAX_GROUP_NAME, MAX_PLACE_NAME, MAX_SCRIPT_NAME, Place, RuleBits,
     RuleSet, Script, Seen, User, name,
 };
 
-use super::{Error, take};
+use super::{Error, sys, take};
 
 /// A whole set of rules, by what an exec is looked up by. Names are shorter than their rooms in the maps.
 #[derive(Clone, Debug, Default)]
@@ -67,7 +68,7 @@ impl Maps {
         let next = generation.checked_add(1).unwrap_or(2);
         let slot = next & 1;
         fill(
-            &mut self.executables,
+            &self.executables,
             name::EXECUTABLES,
             |key| key.slot == slot,
             sheet.executables.iter().map(|((device, inode), bits)| {
@@ -80,7 +81,7 @@ impl Maps {
             }),
         )?;
         fill(
-            &mut self.places,
+            &self.places,
             name::PLACES,
             |key| key.slot == slot,
             sheet
@@ -97,7 +98,7 @@ impl Maps {
                 }),
         )?;
         fill(
-            &mut self.scripts,
+            &self.scripts,
             name::SCRIPTS,
             |key| key.slot == slot,
             sheet.scripts.iter().map(|(name, bits)| {
@@ -106,7 +107,7 @@ impl Maps {
             }),
         )?;
         fill(
-            &mut self.users,
+            &self.users,
             name::USERS,
             |key| key.slot == slot,
             sheet
@@ -115,7 +116,7 @@ impl Maps {
                 .map(|(id, bits)| (User { slot, id: *id }, *bits)),
         )?;
         fill(
-            &mut self.groups,
+            &self.groups,
             name::GROUPS,
             |key| key.slot == slot,
             sheet.groups.iter().map(|((parent, name), group)| {
@@ -134,7 +135,7 @@ impl Maps {
             .set(0, next, 0)
             .map_err(Error::map(name::GENERATION))?;
         fill(
-            &mut self.seen,
+            &self.seen,
             name::SEEN,
             |key| key.generation != next,
             std::iter::empty(),
@@ -159,24 +160,20 @@ pub(super) fn wait_for_readers() {
 
 /// Removes the entries that are `old`, and puts in new ones.
 fn fill<K: Pod, V: Pod>(
-    map: &mut HashMap<MapData, K, V>,
+    map: &HashMap<MapData, K, V>,
     name: &'static str,
     old: impl Fn(&K) -> bool,
     new: impl Iterator<Item = (K, V)>,
 ) -> Result<(), Error> {
-    let keys: Vec<_> = map.keys().filter_map(Result::ok).filter(old).collect();
-    for key in keys {
-        match map.remove(&key) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            Err(MapError::SyscallError(call))
-                if call.io_error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::map(name)(error)),
-        }
-    }
-    for (key, value) in new {
-        map.insert(key, value, 0).map_err(Error::map(name))?;
-    }
-    Ok(())
+    let old: Vec<K> = map.keys().filter_map(Result::ok).filter(old).collect();
+    let (keys, values): (Vec<K>, Vec<V>) = new.unzip();
+    let map = IterableMap::map(map).fd().as_fd();
+    sys::delete_batch(map, &old)
+        .and_then(|()| sys::update_batch(map, &keys, &values))
+        .map_err(|io_error| {
+            let call = "bpf_map_*_batch";
+            Error::map(name)(MapError::SyscallError(SyscallError { call, io_error }))
+        })
 }
 
 /// A name, filled up with zeros.

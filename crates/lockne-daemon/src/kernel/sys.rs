@@ -13,6 +13,7 @@ use std::{
     path::Path,
 };
 
+use aya::Pod;
 use aya_obj::generated::{bpf_insn, bpf_prog_info};
 
 const MAP_UPDATE: i64 = 2;
@@ -24,6 +25,8 @@ const PROG_QUERY: i64 = 16;
 const RAW_TRACEPOINT_OPEN: i64 = 17;
 const LINK_CREATE: i64 = 28;
 const LINK_UPDATE: i64 = 29;
+const MAP_UPDATE_BATCH: i64 = 26;
+const MAP_DELETE_BATCH: i64 = 27;
 const LINK_DETACH: i64 = 34;
 
 /// Where a link goes, and the number of the hook there (`enum bpf_attach_type`).
@@ -222,6 +225,53 @@ pub(super) fn is_exclusive(cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<bool
     call(PROG_QUERY, &mut attr)?;
     let [.., flags, _, _, count, _] = attr;
     Ok(flags == 0 && count > 0)
+}
+
+/// Puts all of these into a map. `keys` and `values` are as long as each other, and of the map's sizes.
+pub(super) fn update_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
+    debug_assert_eq!(keys.len(), values.len());
+    batch(MAP_UPDATE_BATCH, map, keys, values.as_ptr().cast()).1
+}
+
+/// Takes these keys out of a map, whichever are there.
+pub(super) fn delete_batch<K: Pod>(map: BorrowedFd<'_>, mut keys: &[K]) -> io::Result<()> {
+    while !keys.is_empty() {
+        match batch(MAP_DELETE_BATCH, map, keys, std::ptr::null()) {
+            (_, Ok(())) => break,
+            // The kernel stops at the first that is not there.
+            (done, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                keys = keys.get(done + 1..).unwrap_or_default();
+            }
+            (_, Err(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Returns how many were done, too.
+fn batch<K: Pod>(
+    command: i64,
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: *const u8,
+) -> (usize, io::Result<()>) {
+    const COUNT: usize = 8;
+    if keys.is_empty() {
+        return (0, Ok(()));
+    }
+    let count = u32::try_from(keys.len()).expect("maps are smaller");
+    let [keys_low, keys_high] = halves(keys.as_ptr());
+    let [values_low, values_high] = halves(values);
+    let mut attr = [0_u32; 14];
+    attr[4..8].copy_from_slice(&[keys_low, keys_high, values_low, values_high]);
+    attr[COUNT] = count;
+    attr[COUNT + 1] = number(map);
+    let result = call(command, &mut attr).map(drop);
+    (attr[COUNT] as usize, result)
 }
 
 fn call(command: i64, attr: &mut [u32]) -> io::Result<RawFd> {

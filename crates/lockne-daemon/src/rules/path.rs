@@ -1,7 +1,7 @@
 //! Where a path leads, and every name on the way whose change would lead elsewhere.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     ffi::{OsStr, OsString},
     fs, io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -14,20 +14,21 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 /// As many symbolic links as the kernel follows.
 const MAX_LINKS: usize = 40;
 
-/// Where a path leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Way {
-    /// Each directory that was passed, and the name that was looked for there.
-    pub(super) steps: Vec<(PathBuf, OsString)>,
-    /// Where it ends, without symbolic links; the file may be missing, the directory is there.
-    pub(super) end: Option<PathBuf>,
+/// Where paths lead, looked up at one moment: what many have in common is asked for once.
+#[derive(Default)]
+pub(super) struct Ways(HashMap<PathBuf, Step>);
+
+/// What is found by a name.
+enum Step {
+    Link(PathBuf),
+    Nothing,
+    Other,
 }
 
-impl Way {
-    /// Follows an absolute path.
-    pub(super) fn of(path: &Path) -> Self {
+impl Ways {
+    /// Where a path ends, without symbolic links; the file may be missing, the directory is there.
+    pub(super) fn end(&mut self, path: &Path) -> Option<PathBuf> {
         let mut todo: VecDeque<_> = names(path);
-        let mut steps = Vec::new();
         let mut at = PathBuf::from("/");
         let mut links = 0;
         while let Some(name) = todo.pop_front() {
@@ -35,31 +36,41 @@ impl Way {
                 at.pop();
                 continue;
             }
-            steps.push((at.clone(), name.clone()));
             let next = at.join(&name);
-            match fs::read_link(&next) {
-                Ok(target) if links < MAX_LINKS => {
+            match self.step(&next) {
+                Step::Link(target) if links < MAX_LINKS => {
                     links += 1;
                     if target.is_absolute() {
                         at = PathBuf::from("/");
                     }
-                    let mut rest = names(&target);
+                    let mut rest = names(target);
                     rest.append(&mut todo);
                     todo = rest;
                 }
-                Ok(_) => return Self { steps, end: None },
+                Step::Link(_) => return None,
                 // A file can still be put here.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let end = todo.is_empty().then_some(next);
-                    return Self { steps, end };
-                }
-                Err(_) => at = next,
+                Step::Nothing => return todo.is_empty().then_some(next),
+                Step::Other => at = next,
             }
         }
-        Self {
-            steps,
-            end: Some(at),
-        }
+        Some(at)
+    }
+
+    /// Every name that was looked for, with its directory.
+    pub(super) fn into_names(self) -> impl Iterator<Item = (PathBuf, OsString)> {
+        self.0.into_keys().filter_map(|path| {
+            let name = path.file_name()?.to_owned();
+            Some((path.parent()?.to_owned(), name))
+        })
+    }
+
+    fn step(&mut self, path: &Path) -> &Step {
+        let look = |path: &PathBuf| match fs::read_link(path) {
+            Ok(target) => Step::Link(target),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Step::Nothing,
+            Err(_) => Step::Other,
+        };
+        self.0.entry(path.to_owned()).or_insert_with_key(look)
     }
 }
 
@@ -154,17 +165,36 @@ mod tests {
         std::os::unix::fs::symlink("v2", root.join("current")).unwrap();
         std::os::unix::fs::symlink(root.join("current/app"), root.join("bin")).unwrap();
 
-        let way = Way::of(&root.join("bin"));
+        let mut ways = Ways::default();
+        let end = ways.end(&root.join("bin"));
 
-        assert_eq!(way.end, Some(root.join("v2/app")));
+        assert_eq!(end, Some(root.join("v2/app")));
+        let names: Vec<_> = ways.into_names().collect();
         for (directory, name) in [
             (&root, "bin"),
             (&root, "current"),
             (&root, "v2"),
             (&root.join("v2"), "app"),
         ] {
-            assert!(way.steps.contains(&(directory.clone(), name.into())));
+            assert!(names.contains(&(directory.clone(), name.into())));
         }
+    }
+
+    #[test]
+    fn ways_in_one_directory_are_told_apart() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink("/", root.join("a")).unwrap();
+        fs::write(root.join("b"), "").unwrap();
+
+        let mut ways = Ways::default();
+
+        assert_eq!(
+            ways.end(&root.join("a/x-missing")),
+            Some("/x-missing".into())
+        );
+        assert_eq!(ways.end(&root.join("b")), Some(root.join("b")));
+        assert_eq!(ways.end(&root.join("a")), Some("/".into()));
     }
 
     #[test]
@@ -172,8 +202,10 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let root = place.path().canonicalize().unwrap();
 
-        assert_eq!(Way::of(&root.join("app")).end, Some(root.join("app")));
-        assert_eq!(Way::of(&root.join("no/app")).end, None);
+        let mut ways = Ways::default();
+
+        assert_eq!(ways.end(&root.join("app")), Some(root.join("app")));
+        assert_eq!(ways.end(&root.join("no/app")), None);
     }
 
     #[test]
@@ -182,7 +214,7 @@ mod tests {
         let ring = place.path().join("ring");
         std::os::unix::fs::symlink("ring", &ring).unwrap();
 
-        assert_eq!(Way::of(&ring).end, None);
+        assert_eq!(Ways::default().end(&ring), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From rules to what the kernel looks up.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     ffi::CString,
     fs::File,
     io::{self, Read as _},
@@ -16,7 +16,7 @@ use lockne_core::rule::{Match, User};
 
 use super::{
     CompiledRule, Error, Fallback, Missing,
-    path::{Mounts, Way, hold},
+    path::{Mounts, Ways, hold},
 };
 use crate::kernel::Sheet;
 
@@ -40,6 +40,8 @@ pub(super) fn write(rules: &[CompiledRule], fallback: Option<&Fallback>) -> Resu
             source,
         })?,
         nodes: node::FIRST,
+        ways: Ways::default(),
+        directories: HashMap::new(),
         held: Held::new(),
     };
     let mut missing = Vec::new();
@@ -83,6 +85,9 @@ struct Writer {
     mounts: Mounts,
     /// The next free one.
     nodes: u32,
+    ways: Ways,
+    /// Those that hold programs; often most programs are in one.
+    directories: HashMap<PathBuf, (u32, u64)>,
     held: Held,
 }
 
@@ -145,9 +150,9 @@ impl Writer {
 
     /// The interpreter, when it is called by a script of this name.
     fn script(&mut self, rule: usize, path: &Path) -> Result<(), String> {
-        let way = Way::of(path);
-        let end = way
-            .end
+        let end = self
+            .ways
+            .end(path)
             .filter(|end| end.exists())
             .ok_or_else(|| format!("no file `{}`", path.display()))?;
         let interpreter = interpreter(&end)
@@ -166,9 +171,9 @@ impl Writer {
     /// The file by its inode, and its place by name: there the next version of it will be.
     fn file(&mut self, rule: usize, path: &Path) -> Result<PathBuf, String> {
         let none = || format!("no file `{}`", path.display());
-        let end = Way::of(path).end.ok_or_else(none)?;
+        let end = self.ways.end(path).ok_or_else(none)?;
         if let (Some(directory), Some(name)) = (end.parent(), end.file_name())
-            && let Ok((device, inode)) = self.hold(directory)
+            && let Ok((device, inode)) = self.directory(directory)
             && name.len() < MAX_PLACE_NAME
         {
             let key = (device, inode, name.as_bytes().to_vec());
@@ -177,6 +182,15 @@ impl Writer {
         let key = self.hold(&end).map_err(|_| none())?;
         self.sheet.executables.entry(key).or_default().insert(rule);
         Ok(end)
+    }
+
+    fn directory(&mut self, path: &Path) -> io::Result<(u32, u64)> {
+        if let Some(known) = self.directories.get(path) {
+            return Ok(*known);
+        }
+        let found = self.hold(path)?;
+        self.directories.insert(path.to_owned(), found);
+        Ok(found)
     }
 
     fn hold(&mut self, path: &Path) -> io::Result<(u32, u64)> {
@@ -263,9 +277,9 @@ fn fits(name: &[u8]) -> Result<(), String> {
 /// The interpreter of a script; `None` if the file is none.
 fn interpreter(path: &Path) -> io::Result<Option<PathBuf>> {
     // As much as the kernel reads (`BINPRM_BUF_SIZE`).
-    let mut head = Vec::new();
-    File::open(path)?.take(256).read_to_end(&mut head)?;
-    let Some(line) = head.strip_prefix(b"#!") else {
+    let mut head = [0; 256];
+    let length = File::open(path)?.read(&mut head)?;
+    let Some(line) = head[..length].strip_prefix(b"#!") else {
         return Ok(None);
     };
     let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();

@@ -81,10 +81,6 @@ impl Empty {
             _link: link.context("cannot attach an empty program")?,
         })
     }
-
-    pub(crate) fn program(&self) -> &OwnedFd {
-        &self.program
-    }
 }
 
 /// The program behind a pinned link.
@@ -98,15 +94,43 @@ fn open_pin(path: &Path) -> Result<OwnedFd> {
     bpf(OBJ_GET, &[name.as_ptr() as u64, 0]).with_context(|| path.display().to_string())
 }
 
+/// A program of ours beside one that does nothing.
+pub(crate) struct Pair<'a> {
+    pub(crate) ours: &'a OwnedFd,
+    pub(crate) empty: &'a Empty,
+    /// How often it has to run, so that it is believed.
+    pub(crate) least: usize,
+    pub(crate) name: &'static str,
+}
+
+/// What ours take longer for each run than those that do nothing, in nanoseconds, while something is done.
+pub(crate) fn net(pairs: &[Pair<'_>], work: impl FnOnce() -> Result<()>) -> Result<Vec<f64>> {
+    let read = || -> Result<Vec<_>> {
+        let both = |it: &Pair<'_>| Ok((Runs::of(it.ours)?, Runs::of(&it.empty.program)?));
+        pairs.iter().map(both).collect()
+    };
+    let earlier = read()?;
+    work()?;
+    let later = read()?;
+    let each = pairs.iter().zip(earlier.iter().zip(&later));
+    each.map(|(pair, (earlier, later))| {
+        let ours = later.0.each_since(earlier.0, pair.least);
+        let none = later.1.each_since(earlier.1, pair.least);
+        let net = ours.zip(none).map(|(ours, none)| ours - none);
+        net.with_context(|| format!("{} ran too rarely", pair.name))
+    })
+    .collect()
+}
+
 /// How long a program ran, in nanoseconds, and how often.
 #[derive(Clone, Copy)]
-pub(crate) struct Runs {
+struct Runs {
     time: u64,
     count: u64,
 }
 
 impl Runs {
-    pub(crate) fn of(program: &impl AsFd) -> Result<Self> {
+    fn of(program: &impl AsFd) -> Result<Self> {
         Ok(Self {
             time: field(program, "run_time_ns")?,
             count: field(program, "run_cnt")?,
@@ -115,9 +139,9 @@ impl Runs {
 
     /// Nanoseconds for each run since `earlier`; `None` if there were fewer than `least`.
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-    pub(crate) fn each_since(self, earlier: Self, least: u64) -> Option<f64> {
+    fn each_since(self, earlier: Self, least: usize) -> Option<f64> {
         let count = self.count - earlier.count;
-        (count >= least).then(|| (self.time - earlier.time) as f64 / count as f64)
+        (count >= least as u64).then(|| (self.time - earlier.time) as f64 / count as f64)
     }
 }
 

@@ -13,6 +13,16 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
+    /// Nothing measured yet.
+    pub(crate) fn new(name: &'static str, unit: &'static str, goal: Option<f64>) -> Self {
+        Self {
+            name,
+            unit,
+            goal,
+            values: Vec::new(),
+        }
+    }
+
     /// Adds what a round has measured. Who runs first also pays for cold caches, so that one figure is of a
     /// round of each kind.
     pub(crate) fn add(&mut self, round: usize, value: f64) {
@@ -22,13 +32,13 @@ impl Figure {
         }
     }
 
-    fn sorted(&self) -> Result<Vec<f64>> {
-        let mut values = self.values.clone();
-        values.sort_by(f64::total_cmp);
-        values
-            .first()
+    fn spread(&self) -> Result<[f64; 3]> {
+        let least = self.values.iter().copied().reduce(f64::min);
+        let most = self.values.iter().copied().reduce(f64::max);
+        let (least, most) = least
+            .zip(most)
             .with_context(|| format!("nothing measured for `{}`", self.name))?;
-        Ok(values)
+        Ok([least, median(self.values.clone()), most])
     }
 
     fn verdict(&self, median: f64) -> &'static str {
@@ -41,16 +51,15 @@ impl Figure {
 
     /// A line of the table.
     pub(crate) fn line(&self) -> Result<String> {
-        let values = self.sorted()?;
-        let median = median(&values);
+        let [least, median, most] = self.spread()?;
         let goal = self.goal.map_or(String::new(), |goal| goal.to_string());
         Ok(format!(
             "{:<42} {:>9.2} {:>9.2} {:>9.2} {:>4} {:>6} {:<3} {}",
             self.name,
             median,
-            values[0],
-            values[values.len() - 1],
-            values.len(),
+            least,
+            most,
+            self.values.len(),
             goal,
             self.unit,
             self.verdict(median)
@@ -58,15 +67,14 @@ impl Figure {
     }
 
     pub(crate) fn json(&self) -> Result<Value> {
-        let values = self.sorted()?;
-        let median = median(&values);
+        let [least, median, most] = self.spread()?;
         Ok(json!({
             "name": self.name,
             "unit": self.unit,
             "median": median,
-            "min": values[0],
-            "max": values[values.len() - 1],
-            "rounds": values.len(),
+            "min": least,
+            "max": most,
+            "rounds": self.values.len(),
             "goal": self.goal,
             "met": self.goal.map(|goal| median <= goal),
         }))
@@ -81,6 +89,8 @@ pub(crate) fn heading() -> String {
     )
 }
 
-fn median(sorted: &[f64]) -> f64 {
-    f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2])
+/// The middle one of some; not of none.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
 }

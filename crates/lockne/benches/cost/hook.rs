@@ -20,8 +20,8 @@ use lockne_lab::{Namespace, internet::PLAIN_V4};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 use crate::{
-    bpf::{self, Empty, Hook, Runs},
-    figure::Figure,
+    bpf::{self, Empty, Hook, Pair},
+    figure::{Figure, median},
     place::{Daemon, Place, TUNNEL},
     scale, watch,
 };
@@ -30,8 +30,9 @@ use crate::{
 pub(crate) const CHILD: &str = "--child";
 
 /// How often all is measured, unless the command says otherwise.
-pub(crate) const ROUNDS: usize = 20;
-const BATCHES: usize = 9;
+pub(crate) const ROUNDS: usize = 10;
+/// Each figure of a round is the middle one of so many.
+pub(crate) const BATCHES: usize = 9;
 /// So short that being interrupted in one of ours is the exception, which a median leaves out.
 pub(crate) const PACKETS: usize = 4000;
 const SOCKETS: usize = 4000;
@@ -59,24 +60,27 @@ const HOOKS: [(&str, Hook); 12] = [
 /// Work that makes programs run.
 #[derive(Clone, Copy)]
 pub(crate) enum Work {
-    /// A policed process sends: its packets are policed, but not where they arrive.
-    Send,
-    /// The tunnel's far end sends to a socket that nobody reads: the reverse.
+    /// The tunnel's far end sends to a socket that nobody reads.
     Receive,
     /// A process under a policy does this.
     Policed(&'static str),
-    /// A process without one does this.
+    /// A process without one does this, which no rule names.
     Free(&'static str),
-    /// A process that none of so many rules names starts others.
-    Ruled(usize),
+}
+
+impl Work {
+    /// The reverse of [`Receive`](Self::Receive): packets are policed, but not where they arrive.
+    pub(crate) const SEND: Self = Self::Policed("send");
 }
 
 /// What is measured: index in `HOOKS`, fewest runs, nanoseconds it may cost, and the name.
 pub(crate) type Case = (usize, usize, Option<f64>, &'static str);
 
-const CASES: [(Work, &[Case]); 17] = [
+/// How many rules there are, the work, and what is measured of it.
+const CASES: [(usize, Work, &[Case]); 18] = [
     (
-        Work::Send,
+        0,
+        Work::SEND,
         &[
             (0, PACKETS, Some(8.0), "guard_egress, policed packet"),
             (1, PACKETS, Some(2.0), "count_ingress, other packet"),
@@ -84,6 +88,7 @@ const CASES: [(Work, &[Case]); 17] = [
         ],
     ),
     (
+        0,
         Work::Receive,
         &[
             (0, PACKETS, Some(2.0), "guard_egress, other packet"),
@@ -92,38 +97,47 @@ const CASES: [(Work, &[Case]); 17] = [
         ],
     ),
     (
+        0,
         Work::Policed("sockets"),
         &[(2, SOCKETS, Some(200.0), "mark_socket, policed process")],
     ),
     (
+        0,
         Work::Free("sockets"),
         &[(2, SOCKETS, Some(200.0), "mark_socket, other process")],
     ),
     (
+        0,
         Work::Policed("connects"),
         &[(6, CALLS, Some(300.0), "connect4, policed process")],
     ),
     (
+        0,
         Work::Free("connects"),
         &[(6, CALLS, Some(300.0), "connect4, other process")],
     ),
     (
+        0,
         Work::Free("receives"),
         &[(8, CALLS, Some(300.0), "recvmsg4, other process")],
     ),
     (
+        0,
         Work::Free("names"),
         &[(9, CALLS, Some(300.0), "getpeername4, other process")],
     ),
     (
+        0,
         Work::Free("options"),
         &[(10, CALLS, Some(300.0), "keep_mark, other process")],
     ),
     (
+        0,
         Work::Free("local"),
         &[(11, CALLS, Some(300.0), "connect_unix, other process")],
     ),
     (
+        0,
         Work::Policed("processes"),
         &[
             (3, PROCESSES, None, "follow_fork, policed process"),
@@ -131,6 +145,7 @@ const CASES: [(Work, &[Case]); 17] = [
         ],
     ),
     (
+        0,
         Work::Free("processes"),
         &[
             (3, PROCESSES, None, "follow_fork, other process"),
@@ -139,24 +154,34 @@ const CASES: [(Work, &[Case]); 17] = [
         ],
     ),
     (
-        Work::Ruled(10),
+        10,
+        Work::Free("processes"),
         &[(5, PROCESSES, Some(300.0), "decide_exec, 10 rules")],
     ),
     (
-        Work::Ruled(1000),
+        1000,
+        Work::Free("processes"),
         &[(5, PROCESSES, Some(300.0), "decide_exec, 1000 rules")],
     ),
-    // With the rules above in force, which no packet may notice.
     (
-        Work::Send,
+        1000,
+        Work::Policed("sockets"),
+        &[(2, SOCKETS, Some(200.0), "mark_socket, policed, 1000 rules")],
+    ),
+    // Rules, which no packet may notice.
+    (
+        1000,
+        Work::SEND,
         &[(0, PACKETS, Some(8.0), "guard_egress, policed, 1000 rules")],
     ),
     // Last: once such a program has made a socket, the guard stays strict.
     (
+        1000,
         Work::Policed("send-as-root"),
         &[(0, PACKETS, None, "strict guard_egress, policed packet")],
     ),
     (
+        1000,
         Work::Receive,
         &[(0, PACKETS, None, "strict guard_egress, other packet")],
     ),
@@ -171,26 +196,21 @@ fn programs(place: &Place) -> Result<Vec<OwnedFd>> {
 /// Measures all of them.
 pub(crate) fn measure(place: &Place, rounds: usize) -> Result<Vec<Figure>> {
     let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime)?;
-    let mut figures: Vec<_> = CASES
-        .iter()
-        .flat_map(|(_, cases)| *cases)
-        .map(|&(_, _, goal, name)| Figure {
-            name,
-            unit: "ns",
-            goal,
-            values: Vec::new(),
-        })
+    let cases = CASES.iter().flat_map(|(_, _, cases)| *cases);
+    let mut figures: Vec<_> = cases
+        .map(|&(_, _, goal, name)| Figure::new(name, "ns", goal))
         .collect();
     for round in 0..rounds {
-        place.rules(0)?;
         let bench = Bench::start(place, round)?;
         let mut figure = figures.iter_mut();
-        for (work, cases) in CASES {
-            let figures: Vec<_> = figure.by_ref().take(cases.len()).collect();
-            if let Work::Ruled(count) = work {
-                place.rules(count)?;
+        let mut in_force = 0;
+        for (rules, work, cases) in CASES {
+            if rules != in_force {
+                bench.daemon.rules(rules)?;
+                in_force = rules;
             }
-            for (figure, median) in figures.into_iter().zip(bench.medians(work, cases)?) {
+            let medians = bench.medians(work, cases)?;
+            for (median, figure) in medians.into_iter().zip(figure.by_ref()) {
                 figure.add(round, median);
             }
         }
@@ -201,7 +221,7 @@ pub(crate) fn measure(place: &Place, rounds: usize) -> Result<Vec<Figure>> {
 /// Our programs at work, and those that do nothing.
 pub(crate) struct Bench<'a> {
     place: &'a Place,
-    _daemon: Daemon<'a>,
+    daemon: Daemon<'a>,
     empty: Vec<Empty>,
     ours: Vec<OwnedFd>,
 }
@@ -219,46 +239,31 @@ impl<'a> Bench<'a> {
             empty: before.map_or_else(attach_empty, Ok)?,
             ours: programs(place)?,
             place,
-            _daemon: daemon,
+            daemon,
         })
     }
 
     /// What each of `cases` costs, net.
     pub(crate) fn medians(&self, work: Work, cases: &[Case]) -> Result<Vec<f64>> {
+        let pairs: Vec<_> = cases
+            .iter()
+            .map(|&(hook, least, _, name)| Pair {
+                ours: &self.ours[hook],
+                empty: &self.empty[hook],
+                least,
+                name,
+            })
+            .collect();
         let mut batches = vec![Vec::new(); cases.len()];
         for _ in 0..BATCHES {
             let sink = Sink::open(self.place)?;
-            let earlier = self.read(cases)?;
-            work.run(self.place)?;
-            let later = self.read(cases)?;
+            let net = bpf::net(&pairs, || work.run(self.place))?;
             drop(sink);
-            for (at, case) in cases.iter().enumerate() {
-                let least = u64::try_from(case.1)?;
-                let our = later[at].0.each_since(earlier[at].0, least);
-                let none = later[at].1.each_since(earlier[at].1, least);
-                let (our, none) = our
-                    .zip(none)
-                    .with_context(|| format!("{} ran too rarely", case.3))?;
-                batches[at].push(our - none);
+            for (batch, net) in batches.iter_mut().zip(net) {
+                batch.push(net);
             }
         }
-        Ok(batches
-            .into_iter()
-            .map(|mut batch| {
-                batch.sort_by(f64::total_cmp);
-                batch[BATCHES / 2]
-            })
-            .collect())
-    }
-
-    fn read(&self, cases: &[Case]) -> Result<Vec<(Runs, Runs)>> {
-        let pair = |at: &Case| -> Result<_> {
-            Ok((
-                Runs::of(&self.ours[at.0])?,
-                Runs::of(self.empty[at.0].program())?,
-            ))
-        };
-        cases.iter().map(pair).collect()
+        Ok(batches.into_iter().map(median).collect())
     }
 }
 
@@ -284,20 +289,13 @@ impl Work {
     fn run(self, place: &Place) -> Result<()> {
         let this = env::current_exe()?;
         let this = this.to_str().context("the path is not UTF-8")?;
-        let policed = |work| place.lockne(&["run", "--via", TUNNEL, "--", this, CHILD, work]);
         let mut command = match self {
-            Self::Send => policed("send"),
-            Self::Policed(work) => policed(work),
             Self::Receive => {
                 let far = place.lab.provider_a.namespace();
                 return far.run(|| send(PLAIN_V4))?;
             }
-            Self::Free(_) | Self::Ruled(_) => {
-                let work = if let Self::Free(work) = self {
-                    work
-                } else {
-                    "processes"
-                };
+            Self::Policed(work) => place.lockne(&["run", "--via", TUNNEL, "--", this, CHILD, work]),
+            Self::Free(work) => {
                 let mut command = place.lab.home.command(this);
                 command.args([CHILD, work]);
                 command

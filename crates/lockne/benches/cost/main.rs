@@ -46,8 +46,8 @@ fn main() -> Result<()> {
     if !arguments.iter().any(|argument| argument == "--watching") {
         figures.extend(hook::measure(&place, rounds)?);
         figures.extend(scale::measure(&place, rounds)?);
-        place.rules(0)?;
         let daemon = place.daemon()?;
+        figures.push(apply(&daemon, rounds)?);
         figures.push(start(&place)?);
         figures.extend(memory(&place, &daemon)?);
     }
@@ -71,6 +71,16 @@ fn main() -> Result<()> {
         fs::write(path, format!("{json:#}\n")).with_context(|| path.clone())?;
     }
     Ok(())
+}
+
+/// How long a changed configuration takes until it is in force.
+fn apply(daemon: &place::Daemon<'_>, rounds: usize) -> Result<Figure> {
+    let mut figure = Figure::new("1000 rules applied", "ms", Some(50.0));
+    for _ in 0..rounds {
+        figure.values.push(daemon.rules(1000)?);
+        daemon.rules(0)?;
+    }
+    Ok(figure)
 }
 
 /// What `lockne run` adds to the time that a program takes.

@@ -3,8 +3,11 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,6 +17,9 @@ use tempfile::TempDir;
 
 /// The device of the tunnel that packets are sent through.
 pub(crate) const TUNNEL: &str = "corp0";
+
+/// How long a daemon may take for what it is to do.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The small internet, and the directory of its lockne.
 pub(crate) struct Place {
@@ -65,19 +71,30 @@ impl Place {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Starts a daemon, and waits until it serves.
+    /// Starts a daemon without rules, and waits until it serves.
     pub(crate) fn daemon(&self) -> Result<Daemon<'_>> {
-        let config = self.config();
+        self.write_rules(0)?;
         let mut command = self.lockne(&["daemon", "--config"]);
-        let child = command.arg(config).stderr(Stdio::null()).spawn()?;
-        let daemon = Daemon { child, place: self };
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut child = command.arg(self.config()).stderr(Stdio::piped()).spawn()?;
+        let said = BufReader::new(child.stderr.take().context("it has a stderr")?);
+        let (hear, heard) = mpsc::channel();
+        // It must not have to wait for somebody to read.
+        thread::spawn(move || {
+            let lines = said.lines().map_while(Result::ok);
+            lines.for_each(|line| drop(hear.send(line)));
+        });
+        let daemon = Daemon {
+            child,
+            heard,
+            place: self,
+        };
+        let deadline = Instant::now() + PATIENCE;
         while !self
             .must(&["status", "--json"])
             .is_ok_and(|text| text.contains("running"))
         {
             ensure!(Instant::now() < deadline, "the daemon does not serve");
-            std::thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(10));
         }
         Ok(daemon)
     }
@@ -86,13 +103,14 @@ impl Place {
         self.dir.path().join("lockne.toml")
     }
 
-    /// Puts so many rules into the configuration, none of them for a program that runs here; if there is a daemon, waits until it has
-    /// them.
-    pub(crate) fn rules(&self, count: usize) -> Result<()> {
+    /// Puts so many rules into the configuration, none of them for a program that runs here.
+    fn write_rules(&self, count: usize) -> Result<()> {
         let mut text = String::new();
         for i in 0..count {
             let program = self.dir.path().join(format!("program-{i}"));
-            fs::write(&program, "")?;
+            if !program.exists() {
+                fs::write(&program, "")?;
+            }
             let program = program.display();
             writeln!(
                 text,
@@ -101,17 +119,7 @@ impl Place {
         }
         let next = self.config().with_extension("next");
         fs::write(&next, text)?;
-        fs::rename(next, self.config())?;
-        if count == 0 {
-            return Ok(());
-        }
-        let last = format!("\"r{}\"", count - 1);
-        let deadline = Instant::now() + Duration::from_mins(1);
-        while !self.must(&["status", "--json"])?.contains(&last) {
-            ensure!(Instant::now() < deadline, "{count} rules are not in force");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
+        Ok(fs::rename(next, self.config())?)
     }
 
     /// Brings the first provider's tunnel up.
@@ -126,10 +134,31 @@ impl Place {
 /// A daemon; everything of it goes when it is dropped.
 pub(crate) struct Daemon<'a> {
     child: Child,
+    heard: Receiver<String>,
     place: &'a Place,
 }
 
 impl Daemon<'_> {
+    /// Changes the configuration to so many rules, and waits until they are in force. Returns how long the daemon
+    /// took for that, in milliseconds: from reading the files to having looked at every program that runs.
+    pub(crate) fn rules(&self, count: usize) -> Result<f64> {
+        self.heard.try_iter().for_each(drop);
+        self.place.write_rules(count)?;
+        let deadline = Instant::now() + PATIENCE;
+        let in_force = format!("in force rules={count} ");
+        let line = loop {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            let line = self.heard.recv_timeout(patience);
+            let line = line.with_context(|| format!("{count} rules are not in force"))?;
+            if line.contains(&in_force) {
+                break line;
+            }
+        };
+        let took = line.split("took=").nth(1);
+        let took = took.with_context(|| format!("no time in `{line}`"))?;
+        milliseconds(took.trim()).with_context(|| format!("no time in `{line}`"))
+    }
+
     /// Bytes of its resident memory.
     pub(crate) fn resident(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
@@ -137,6 +166,15 @@ impl Daemon<'_> {
         let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
         Ok(number.context("no VmRSS")?.parse::<u64>()? * 1024)
     }
+}
+
+/// As [`Duration`] is shown.
+fn milliseconds(text: &str) -> Option<f64> {
+    let units = [("ms", 1.0), ("µs", 1e-3), ("ns", 1e-6), ("s", 1e3)];
+    units.into_iter().find_map(|(unit, factor)| {
+        let number: f64 = text.strip_suffix(unit)?.parse().ok()?;
+        Some(number * factor)
+    })
 }
 
 impl Drop for Daemon<'_> {

@@ -39,24 +39,18 @@ const HELD: [(&str, usize, &str); 6] = [
 ];
 
 /// The variable that says how many.
-const COUNT: &str = "LOCKNE_BENCH_COUNT";
+pub(crate) const COUNT: &str = "LOCKNE_BENCH_COUNT";
 
 /// Measures all of them in turn.
 pub(crate) fn measure(place: &Place, rounds: usize) -> Result<Vec<Figure>> {
     let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime)?;
-    let mut figures = HELD.map(|(_, _, name)| Figure {
-        name,
-        unit: "ns",
-        goal: Some(8.0),
-        values: Vec::new(),
-    });
-    place.rules(0)?;
+    let mut figures = HELD.map(|(_, _, name)| Figure::new(name, "ns", Some(8.0)));
     for round in 0..rounds {
         let bench = Bench::start(place, round)?;
         for ((what, count, name), figure) in HELD.into_iter().zip(&mut figures) {
             let holder = Holder::start(place, what, count)?;
             let case = (0, PACKETS, None, name);
-            figure.add(round, bench.medians(Work::Send, &[case])?[0]);
+            figure.add(round, bench.medians(Work::SEND, &[case])?[0]);
             holder.end()?;
         }
     }
@@ -95,46 +89,68 @@ impl Holder {
     }
 }
 
+/// How many this process is to have, which may have as many descriptors then.
+pub(crate) fn count() -> Result<usize> {
+    let count = env::var(COUNT)?.parse()?;
+    let most = Some(count as u64 + 100);
+    let limit = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    setrlimit(Resource::Nofile, limit)?;
+    Ok(count)
+}
+
+/// For a process that does nothing.
+const STACK: usize = 4096;
+
+#[derive(Clone)]
+#[repr(align(16))]
+struct Stack(#[expect(dead_code, reason = "only the kernel uses it")] [u8; STACK]);
+
+/// All that such a process does; it ends with its parent.
+extern "C" fn wait(_: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: two system calls that touch no memory.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        loop {
+            libc::pause();
+        }
+    }
+}
+
 /// Holds things in this process until its input ends.
 pub(crate) fn hold(what: &str) -> Result<()> {
-    let count: usize = env::var(COUNT)?.parse()?;
+    let count = count()?;
     let mut sockets = Vec::new();
     let mut processes = Vec::new();
+    let mut stacks = Vec::new();
     if what == "hold-sockets" {
-        let most = Some(count as u64 + 100);
-        let limit = Rlimit {
-            current: most,
-            maximum: most,
-        };
-        setrlimit(Resource::Nofile, limit)?;
         for _ in 0..count {
             sockets.push(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?);
         }
     } else {
-        for _ in 0..count {
-            // SAFETY: this process has one thread, and the child calls nothing but what is safe after a fork.
-            let pid = unsafe { libc::fork() };
-            if pid == 0 {
-                // SAFETY: as above; it ends with its parent.
-                unsafe {
-                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                    loop {
-                        libc::pause();
-                    }
-                }
-            }
-            ensure!(pid > 0, "cannot fork: {}", io::Error::last_os_error());
+        // They share their memory: copies of it would take minutes to end, one behind the other.
+        stacks.resize(count, Stack([0; STACK]));
+        for stack in &mut stacks {
+            let top = (&raw mut *stack).wrapping_add(1).cast();
+            let flags = libc::CLONE_VM | libc::SIGCHLD;
+            // SAFETY: each has a stack of its own, which lives for longer, and touches nothing else.
+            let pid = unsafe { libc::clone(wait, top, flags, std::ptr::null_mut()) };
+            ensure!(pid > 0, "cannot clone: {}", io::Error::last_os_error());
             processes.push(pid);
         }
     }
     io::stdout().write_all(b"ready\n")?;
     io::stdin().read_to_end(&mut Vec::new())?;
+    // All of them, before anybody is waited for.
+    for pid in &processes {
+        // SAFETY: a child of this process, which nobody has waited for.
+        unsafe { libc::kill(*pid, libc::SIGKILL) };
+    }
     for pid in processes {
-        // SAFETY: children of this process, which nobody has waited for.
-        unsafe {
-            libc::kill(pid, libc::SIGKILL);
-            libc::waitpid(pid, std::ptr::null_mut(), 0);
-        }
+        // SAFETY: as above.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
     }
     Ok(())
 }

@@ -5,42 +5,34 @@ use std::{
     env, fs,
     io::{self, BufRead as _, BufReader, Write as _},
     net::{Ipv4Addr, UdpSocket},
+    os::fd::{AsFd as _, OwnedFd},
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aya::programs::ProgramInfo;
-use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::{
-    bpf::{Empty, Hook, Runs},
-    figure::Figure,
-    hook::CHILD,
+    bpf::{self, Empty, Hook, Pair},
+    figure::{Figure, median},
+    hook::{BATCHES, CHILD},
     place::Place,
+    scale::{COUNT, count},
 };
 
 /// The child that has sockets, and sends from each in turn.
 pub(crate) const CHILD_WORK: &str = "send-from-many";
-/// The variable that says from how many.
-const COUNT: &str = "LOCKNE_BENCH_COUNT";
 
 /// How many sockets, what a packet may cost, and the name of that.
 const SOCKETS: [(usize, f64, &str); 2] = [
     (1, 30.0, "meter_out, one socket"),
     (8000, 100.0, "meter_out, 8000 sockets"),
 ];
-const BATCHES: usize = 9;
 const PACKETS: usize = 16_000;
 
 /// Measures both.
 pub(crate) fn measure(place: &Place, rounds: usize) -> Result<Vec<Figure>> {
     let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime)?;
-    let mut figures = SOCKETS.map(|(_, goal, name)| Figure {
-        name,
-        unit: "ns",
-        goal: Some(goal),
-        values: Vec::new(),
-    });
+    let mut figures = SOCKETS.map(|(_, goal, name)| Figure::new(name, "ns", Some(goal)));
     for round in 0..rounds {
         let attach_empty = || Empty::attach(Hook::Packet(1));
         let before = round.is_multiple_of(2).then(attach_empty).transpose()?;
@@ -49,22 +41,17 @@ pub(crate) fn measure(place: &Place, rounds: usize) -> Result<Vec<Figure>> {
         let ours = watcher.program("meter_out")?;
         for ((count, _, name), figure) in SOCKETS.into_iter().zip(&mut figures) {
             let mut sender = Sender::start(place, count)?;
+            let pair = [Pair {
+                ours: &ours,
+                empty: &empty,
+                least: PACKETS,
+                name,
+            }];
             let mut batches = Vec::new();
             for _ in 0..BATCHES {
-                let read =
-                    || -> Result<_> { Ok((Runs::of(&ours.fd()?)?, Runs::of(empty.program())?)) };
-                let earlier = read()?;
-                sender.send()?;
-                let later = read()?;
-                let our = later.0.each_since(earlier.0, PACKETS as u64);
-                let none = later.1.each_since(earlier.1, PACKETS as u64);
-                let (our, none) = our
-                    .zip(none)
-                    .with_context(|| format!("{name} ran too rarely"))?;
-                batches.push(our - none);
+                batches.extend(bpf::net(&pair, || sender.send())?);
             }
-            batches.sort_by(f64::total_cmp);
-            figure.add(round, batches[BATCHES / 2]);
+            figure.add(round, median(batches));
         }
     }
     Ok(figures.into())
@@ -92,17 +79,18 @@ impl Watcher {
     }
 
     /// The program of this name that it has in the kernel; others may watch, too.
-    fn program(&self, name: &str) -> Result<ProgramInfo> {
+    fn program(&self, name: &str) -> Result<OwnedFd> {
         let mut held = BTreeSet::new();
         for info in fs::read_dir(format!("/proc/{}/fdinfo", self.child.id()))?.flatten() {
             let text = fs::read_to_string(info.path()).unwrap_or_default();
             let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
             held.extend(id.and_then(|id| id.trim().parse::<u32>().ok()));
         }
-        aya::programs::loaded_programs()
+        let info = aya::programs::loaded_programs()
             .flatten()
             .find(|it| held.contains(&it.id()) && it.name_as_str() == Some(name))
-            .with_context(|| format!("no program `{name}`"))
+            .with_context(|| format!("no program `{name}`"))?;
+        Ok(info.fd()?.as_fd().try_clone_to_owned()?)
     }
 }
 
@@ -160,13 +148,7 @@ impl Drop for Sender {
 
 /// Makes the sockets and sends from each, then again whenever a line comes.
 pub(crate) fn send_from_many() -> Result<()> {
-    let count: usize = env::var(COUNT)?.parse()?;
-    let most = Some(count as u64 + 100);
-    let limit = Rlimit {
-        current: most,
-        maximum: most,
-    };
-    setrlimit(Resource::Nofile, limit)?;
+    let count = count()?;
     let sink = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let mut sockets = Vec::new();
     for _ in 0..count {

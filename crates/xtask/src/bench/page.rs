@@ -25,6 +25,10 @@ pub(crate) fn write(out: &Path, result: &Value, figures: &Figures) -> Result<()>
         text(&result["kernel"]),
         result["load_before"],
     )?;
+    for left_out in result["left_out"].as_array().into_iter().flatten() {
+        let (way, why) = (text(&left_out["way"]), text(&left_out["why"]));
+        writeln!(page, "Left out: {way}; {}.\n", why.replace('\n', " "))?;
+    }
     for (title, ways) in [("Paths", &Way::PATHS[..]), ("Tunnels", &Way::TUNNELS[..])] {
         if figures.spread(ways[0], Measure::Tcp).is_none() {
             continue;

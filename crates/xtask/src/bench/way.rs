@@ -27,6 +27,8 @@ pub(crate) enum Way {
     Socks,
     WireguardGoOld,
     WireguardGo,
+    Boringtun,
+    Kernel,
     Embedded,
 }
 
@@ -43,7 +45,13 @@ impl Way {
         Self::Socks,
     ];
     /// Those through a tunnel, compared with the first.
-    pub(crate) const TUNNELS: [Self; 3] = [Self::WireguardGo, Self::Embedded, Self::WireguardGoOld];
+    pub(crate) const TUNNELS: [Self; 5] = [
+        Self::WireguardGo,
+        Self::Embedded,
+        Self::WireguardGoOld,
+        Self::Boringtun,
+        Self::Kernel,
+    ];
 
     /// Its key in the results.
     pub(crate) fn key(self) -> &'static str {
@@ -58,6 +66,8 @@ impl Way {
             Self::Socks => "socks",
             Self::WireguardGoOld => "wireguard-go-old",
             Self::WireguardGo => "wireguard-go",
+            Self::Boringtun => "boringtun",
+            Self::Kernel => "kernel-wireguard",
             Self::Embedded => "lockne-wireguard",
         }
     }
@@ -75,6 +85,8 @@ impl Way {
             Self::Socks => "microsocks and proxychains4",
             Self::WireguardGoOld => "wireguard-go of Debian 12",
             Self::WireguardGo => "wireguard-go of Debian sid",
+            Self::Boringtun => "boringtun-cli of crates.io",
+            Self::Kernel => "the kernel's WireGuard",
             Self::Embedded => "lockne run --via its embedded WireGuard",
         }
     }
@@ -111,8 +123,10 @@ pub(crate) struct Programs {
     pub(crate) peer: PathBuf,
     /// The demo that finds the process of a packet by the cookie of its socket.
     pub(crate) cookie: PathBuf,
-    /// The current one; the machine's own is the old one.
-    pub(crate) wireguard_go: Option<PathBuf>,
+    /// The current one; the machine's own is the old one. Or why there is none.
+    pub(crate) wireguard_go: Result<PathBuf, String>,
+    /// As above.
+    pub(crate) boringtun: Result<PathBuf, String>,
 }
 
 /// The small network on which all are measured.
@@ -142,6 +156,8 @@ pub(crate) struct Open<'a> {
     /// The process that makes the way, if there is one.
     maker: Option<u32>,
     cgroup: Option<Cgroup>,
+    /// Devices that outlive who made them.
+    links: Vec<(&'a Namespace, String)>,
 }
 
 impl Scene {
@@ -223,13 +239,32 @@ impl Scene {
 
     /// Why it cannot be measured here, if it cannot.
     pub(crate) fn lack(&self, way: Way) -> Option<String> {
+        match (way, &self.programs) {
+            (
+                Way::WireguardGo,
+                Programs {
+                    wireguard_go: Err(why),
+                    ..
+                },
+            )
+            | (
+                Way::Boringtun,
+                Programs {
+                    boringtun: Err(why),
+                    ..
+                },
+            ) => return Some(why.clone()),
+            (Way::Kernel, _) if self.home.ip("link add trial type wireguard").is_err() => {
+                // An emulated machine has one, but no speed that would mean something.
+                return Some("this machine's kernel has no WireGuard".to_owned());
+            }
+            (Way::Kernel, _) => drop(self.home.ip("link delete trial")),
+            _ => {}
+        }
         let needs: &[&str] = match way {
             Way::Socks => &["microsocks", "proxychains4"],
             Way::WireguardGoOld => &["wireguard-go", "wg"],
-            Way::WireguardGo if self.programs.wireguard_go.is_none() => {
-                return Some("it could not be fetched".to_owned());
-            }
-            Way::WireguardGo | Way::Embedded => &["wg"],
+            Way::WireguardGo | Way::Embedded | Way::Boringtun | Way::Kernel => &["wg"],
             _ => &[],
         };
         let missing = needs.iter().find(|name| which(name).is_none())?;
@@ -244,6 +279,7 @@ impl Scene {
             holds: Vec::new(),
             maker: None,
             cgroup: None,
+            links: Vec::new(),
         };
         match way {
             Way::Direct | Way::Again | Way::Box | Way::Cookie | Way::Socks => {}
@@ -262,6 +298,7 @@ impl Scene {
                 let mut peer = self.far.command(&self.programs.peer);
                 open.holds
                     .push(Background::start(peer.arg("peer0").arg(&far))?);
+                open.links.push((&self.far, "peer0".to_owned()));
                 until("the far end", || {
                     self.far.ip("route replace 10.8.0.0/24 dev peer0")?;
                     Ok(true)
@@ -270,7 +307,9 @@ impl Scene {
                 let home = self.file("bench.conf", &self.home_conf(true))?;
                 run(self.lockne(&["tunnel", "up"]).arg(&home))?;
             }
-            Way::WireguardGo | Way::WireguardGoOld => self.start_wireguard_go(&mut open)?,
+            Way::WireguardGo | Way::WireguardGoOld | Way::Boringtun | Way::Kernel => {
+                self.start_wireguard(&mut open)?;
+            }
         }
         if Way::TUNNELS.contains(&way) {
             until("the tunnel", || {
@@ -329,24 +368,36 @@ impl Scene {
         command
     }
 
-    fn start_wireguard_go(&self, open: &mut Open<'_>) -> Result<()> {
-        let program = match (open.way, &self.programs.wireguard_go) {
-            (Way::WireguardGo, Some(program)) => program.clone(),
-            _ => PathBuf::from("wireguard-go"),
+    /// Starts both ends of a tunnel that is no lockne's.
+    fn start_wireguard<'a>(&'a self, open: &mut Open<'a>) -> Result<()> {
+        let lacks = |why: &String| anyhow::anyhow!("{why}");
+        let program = match open.way {
+            Way::WireguardGo => self.programs.wireguard_go.as_deref().map_err(lacks)?,
+            Way::Boringtun => self.programs.boringtun.as_deref().map_err(lacks)?,
+            _ => Path::new("wireguard-go"),
         };
         let ends = [
             (&self.home, "h", self.home_conf(false), "10.8.0.2"),
             (&self.far, "f", self.far_conf(false), "10.8.0.1"),
         ];
         for (namespace, letter, conf, address) in ends {
-            // Its control sockets lie in one directory for the whole machine.
+            // Their control sockets lie in one directory for the whole machine.
             let name = format!("b{}{letter}", std::process::id());
-            let mut command = namespace.command(&program);
-            let tunnel = Background::start(command.args(["--foreground", &name]))?;
-            open.maker.get_or_insert(tunnel.id());
-            open.holds.push(tunnel);
+            if open.way == Way::Kernel {
+                namespace.ip(&format!("link add {name} type wireguard"))?;
+                open.links.push((namespace, name.clone()));
+            } else {
+                let mut command = namespace.command(program);
+                // The other gives up the right to make devices before it has made its own.
+                if open.way == Way::Boringtun {
+                    command.arg("--disable-drop-privileges");
+                }
+                let tunnel = Background::start(command.args(["--foreground", &name]))?;
+                open.maker.get_or_insert(tunnel.id());
+                open.holds.push(tunnel);
+            }
             let file = self.file("setconf", &conf)?;
-            until("wireguard-go", || {
+            until("WireGuard", || {
                 run(namespace.command("wg").args(["setconf", &name]).arg(&file)).map(|_| true)
             })?;
             namespace.ip(&format!("address add {address}/24 dev {name}"))?;
@@ -450,6 +501,15 @@ impl Open<'_> {
             command.arg("-R");
         }
         command
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.holds.clear();
+        for (namespace, name) in &self.links {
+            let _ = namespace.ip(&format!("link delete {name}"));
+        }
     }
 }
 
