@@ -1,6 +1,7 @@
 //! The test programs that are run on each kernel.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -25,8 +26,11 @@ pub(crate) struct Suite {
     pub(crate) long: &'static [&'static str],
 }
 
+/// The suite of tests that only run where the kernel has every module they ask for.
+pub(crate) const MODULES: &str = "modules";
+
 /// Each of them; those that ask the kernel the most directly come first.
-pub(crate) const SUITES: [Suite; 8] = [
+pub(crate) const SUITES: [Suite; 9] = [
     Suite {
         long: &["exec::ten_thousand_starts"],
         ..suite("kernel", "lockne-daemon", "kernel")
@@ -36,9 +40,14 @@ pub(crate) const SUITES: [Suite; 8] = [
     suite("wireguard", "lockne-daemon", "wireguard"),
     suite("internet", "lockne-lab", "lab"),
     Suite {
-        not: &["escape::"],
+        not: &["escape::", "module::"],
         quick: &["path::", "hole::", "dns::", "rule::", "attach::"],
         ..suite("lab", "lockne", "lab")
+    },
+    // What only asks for itself where the kernel has everything.
+    Suite {
+        only: &["module::"],
+        ..suite(MODULES, "lockne", "lab")
     },
     // Each way out, for each kind of user.
     Suite {
@@ -106,24 +115,16 @@ struct Target {
     src_path: PathBuf,
 }
 
-/// Builds these, with the programs they start. All of them as `cargo test --workspace` does, some as `cargo test -p`
-/// does: who has run that waits for nothing.
+/// Builds these, with the programs they start, as `cargo test --workspace` does: who has run that waits for nothing.
 pub(crate) fn build(root: &Path, suites: &[&Suite]) -> Result<Built> {
-    let mut packages = vec!["--workspace"];
-    if suites.len() < SUITES.len() {
-        packages = suites
-            .iter()
-            .flat_map(|suite| ["-p", suite.package])
-            .collect();
-        // An old kernel is for lockne to refuse, whatever was asked.
-        if suites.iter().any(|suite| suite.package != "demos") {
-            packages.extend(["-p", "lockne"]);
-        }
+    // An old kernel is for lockne to refuse, whatever was asked.
+    let mut names: BTreeSet<_> = suites.iter().map(|suite| suite.test).collect();
+    if suites.iter().any(|suite| suite.package != "demos") {
+        names.insert("lab");
     }
     let output = Command::new("cargo")
-        .arg("test")
-        .args(packages)
-        .args(["--test", "*", "--no-run", "--locked"])
+        .args(["test", "--workspace", "--no-run", "--locked"])
+        .args(names.iter().flat_map(|name| ["--test", name]))
         .args(["--message-format", "json"])
         .current_dir(root)
         .stderr(Stdio::inherit())
