@@ -166,7 +166,7 @@ fn runs(built: &Built, suites: &[&Suite], args: &Args, release: &str) -> Vec<Run
         let lacks = lack::of(suite.name, version).into_iter();
         let lacks = lacks.map(|(test, _)| skipped(test));
         let mut skip: Vec<_> = lacks.collect();
-        skip.extend(suite.left_out(args.quick).map(skipped));
+        skip.extend(suite.not.iter().copied().map(skipped));
         skip.extend(args.skip.iter().map(|name| skipped(name)));
         for selection in suite.selections(args.quick) {
             let filter = match (&args.filter, selection) {

@@ -22,8 +22,6 @@ pub(crate) struct Suite {
     pub(crate) not: &'static [&'static str],
     /// What `--quick` leaves of it, where that is less.
     pub(crate) quick: &'static [&'static str],
-    /// What `--quick` takes from it: long in an emulator.
-    pub(crate) long: &'static [&'static str],
 }
 
 /// The suite of tests that only run where the kernel has every module they ask for.
@@ -32,16 +30,36 @@ pub(crate) const MODULES: &str = "modules";
 /// Each of them; those that ask the kernel the most directly come first.
 pub(crate) const SUITES: [Suite; 9] = [
     Suite {
-        long: &["exec::ten_thousand_starts"],
+        quick: &["mark::", "remark::", "guard::", "stamp::", "lifetime::next"],
         ..suite("kernel", "lockne-daemon", "kernel")
     },
-    suite("route", "lockne-daemon", "route"),
-    suite("observe", "lockne-daemon", "observe"),
-    suite("wireguard", "lockne-daemon", "wireguard"),
-    suite("internet", "lockne-lab", "lab"),
+    Suite {
+        quick: &["lookup::"],
+        ..suite("route", "lockne-daemon", "route")
+    },
+    Suite {
+        quick: &["constant_filters", "kernel_takes"],
+        ..suite("observe", "lockne-daemon", "observe")
+    },
+    Suite {
+        quick: &["kernel_tunnel_talks", "kernel_tunnel_is"],
+        ..suite("wireguard", "lockne-daemon", "wireguard")
+    },
+    Suite {
+        quick: &["plain_tunnel_comes", "refusal_has"],
+        ..suite("internet", "lockne-lab", "lab")
+    },
     Suite {
         not: &["escape::", "module::"],
-        quick: &["path::", "hole::", "dns::", "rule::", "attach::"],
+        quick: &[
+            "path::tunnelled_program",
+            "path::strict",
+            "hole::socket_bound_to_another",
+            "dns::sockets_of_resolvers",
+            "network::firewalld",
+            "network::vpn_that_wg_quick",
+            "survival::new_daemon",
+        ],
         ..suite("lab", "lockne", "lab")
     },
     // What only asks for itself where the kernel has everything.
@@ -68,7 +86,6 @@ const fn suite(name: &'static str, package: &'static str, test: &'static str) ->
         only: &[],
         not: &[],
         quick: &[],
-        long: &[],
     }
 }
 
@@ -84,12 +101,6 @@ impl Suite {
             return vec![None];
         }
         some.iter().copied().map(Some).collect()
-    }
-
-    /// The tests that it leaves to others or to longer runs.
-    pub(crate) fn left_out(&self, is_quick: bool) -> impl Iterator<Item = &'static str> {
-        let long = if is_quick { self.long } else { &[] };
-        self.not.iter().chain(long).copied()
     }
 }
 
