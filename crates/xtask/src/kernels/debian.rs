@@ -106,13 +106,12 @@ pub(crate) fn unpack_with_dependencies(
     let folder = fresh(folder)?;
     let install = ["install", "--simulate", "--no-install-recommends"];
     let plan = || run(Command::new("apt-get").args(install).args(packages));
-    let plan = match plan() {
-        Ok(plan) => plan,
+    let plan = if let Ok(plan) = plan() {
+        plan
+    } else {
         // A new machine has no lists, or old ones.
-        Err(_) => {
-            run(Command::new("apt-get").args(["-qq", RETRIES, "update"]))?;
-            plan()?
-        }
+        run(Command::new("apt-get").args(["-qq", RETRIES, "update"]))?;
+        plan()?
     };
     let missing = plan.lines().filter_map(|line| {
         let mut words = line.strip_prefix("Inst ")?.split_whitespace();
