@@ -4,7 +4,7 @@ use std::{
     env,
     fs::{self, File},
     io::{BufRead as _, BufReader, Read, Write as _},
-    os::fd::AsFd as _,
+    os::{fd::AsFd as _, unix::fs::symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
@@ -132,6 +132,8 @@ fn work() -> Result<()> {
         mount(kind, at, kind, MountFlags::empty(), None)
             .with_context(|| format!("cannot mount {at}"))?;
     }
+    // As udev makes it; shells name their pipes by it.
+    symlink("/proc/self/fd", "/dev/fd").context("cannot make /dev/fd")?;
     let mut port = Port::open()?;
     let plan = fs::read(PLAN).with_context(|| format!("cannot read {PLAN}"))?;
     let plan: Plan = serde_json::from_slice(&plan)?;
