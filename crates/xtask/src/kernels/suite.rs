@@ -63,7 +63,7 @@ pub(crate) const SUITES: [Suite; 9] = [
     // What only asks for itself where the kernel has everything.
     Suite {
         only: &["module::"],
-        quick: &["module::vrf_is", "module::fair", "module::systemd"],
+        quick: &["module::systemd"],
         ..suite(MODULES, "lockne", "lab")
     },
     // Each way out, for each kind of user.
