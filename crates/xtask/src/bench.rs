@@ -24,7 +24,10 @@ use self::{
 };
 use crate::{
     ebpf::say,
-    kernels::{debian::Suite, run_command},
+    kernels::{
+        debian::{Origin, Suite},
+        run_command,
+    },
 };
 
 /// What to measure
@@ -197,7 +200,7 @@ fn fetch_wireguard_go(cache: &Path) -> Result<PathBuf> {
     let program = place.join("usr/bin/wireguard-go");
     if !program.exists() {
         fs::create_dir_all(cache)?;
-        let suite = Suite::update(cache, "sid")?;
+        let suite = Suite::update(cache, Origin::Debian, "sid")?;
         suite.unpack(&["wireguard-go".to_owned()], &place)?;
     }
     run_command(Command::new(&program).arg("--version"))?;

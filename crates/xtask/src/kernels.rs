@@ -50,6 +50,9 @@ pub(crate) struct Args {
     /// How many minutes a kernel may take
     #[arg(long, value_name = "MINUTES", default_value_t = 20)]
     limit: u64,
+    /// How many kernels run at once; as many as there are processors, unless given
+    #[arg(long, value_name = "COUNT")]
+    at_once: Option<usize>,
     /// Of each suite only what asks the kernel the most, in an emulator's time
     #[arg(long)]
     quick: bool,
@@ -92,9 +95,11 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
 
     let queue = Mutex::new(kernels.iter());
     let reports = Mutex::new(Vec::new());
-    let at_once = thread::available_parallelism().map_or(1, usize::from);
+    let at_once = args
+        .at_once
+        .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     thread::scope(|scope| {
-        for _ in 0..at_once {
+        for _ in 0..at_once.max(1) {
             scope.spawn(|| {
                 loop {
                     let next = queue.lock().ok().and_then(|mut queue| queue.next());
@@ -161,7 +166,7 @@ fn runs(built: &Built, suites: &[&Suite], args: &Args, release: &str) -> Vec<Run
         let lacks = lack::of(suite.name, version).into_iter();
         let lacks = lacks.map(|(test, _)| skipped(test));
         let mut skip: Vec<_> = lacks.collect();
-        skip.extend(suite.left_out(args.quick).map(skipped));
+        skip.extend(suite.not.iter().copied().map(skipped));
         skip.extend(args.skip.iter().map(|name| skipped(name)));
         for selection in suite.selections(args.quick) {
             let filter = match (&args.filter, selection) {

@@ -91,6 +91,9 @@ pub(crate) fn report(ctx: TcContext) -> i32 {
 #[inline(always)]
 pub(crate) fn send(ctx: &TcContext, scratch: *mut Scratch, capture: u32) {
     let skb = ctx.skb.skb;
+    const {
+        assert!(MAX_CAPTURE.is_power_of_two(), "it is used as a mask");
+    }
     // SAFETY: the kernel passes a valid packet.
     let mut length = unsafe { (*skb).len };
     if length > capture {
@@ -99,17 +102,24 @@ pub(crate) fn send(ctx: &TcContext, scratch: *mut Scratch, capture: u32) {
     if length > MAX_CAPTURE {
         length = MAX_CAPTURE;
     }
+    // SAFETY: a variable of this function. The compiler must not know what the comparisons above say, or it takes
+    // out the arithmetic below, which is all that the verifier learns a size's least value from (until Linux 6.1
+    // at least, where a comparison with zero says nothing to it).
+    let length = unsafe { core::ptr::read_volatile(&raw const length) };
     let ring = (&raw const record::RECORDS).cast_mut().cast::<c_void>();
-    // SAFETY: the bytes are as many as said, and the helpers check that they are there.
-    let kept = unsafe {
-        if length > 0
-            && bpf_skb_load_bytes(skb.cast(), 0, (&raw mut (*scratch).bytes).cast(), length) != 0
-        {
-            length = 0;
+    let mut copied = 0;
+    if length > 0 {
+        let some = ((length - 1) & (MAX_CAPTURE - 1)) + 1;
+        // SAFETY: there is room for so many bytes, and the helper checks that the packet has them.
+        let result =
+            unsafe { bpf_skb_load_bytes(skb.cast(), 0, (&raw mut (*scratch).bytes).cast(), some) };
+        if result == 0 {
+            copied = some;
         }
-        let size = u64::from(length) + size_of::<Packet>() as u64;
-        bpf_ringbuf_output(ring, scratch.cast(), size, 0) == 0
-    };
+    }
+    let size = u64::from(copied) + size_of::<Packet>() as u64;
+    // SAFETY: a packet and so many bytes are there.
+    let kept = unsafe { bpf_ringbuf_output(ring, scratch.cast(), size, 0) == 0 };
     record::count_kept(kept);
 }
 

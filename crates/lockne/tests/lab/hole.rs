@@ -20,11 +20,11 @@ tests! {
 }
 
 /// What a way out was answered with, if the server did not see the program past its tunnel.
-type Allowed = fn(Action, &Outcome) -> bool;
+pub(crate) type Allowed = fn(Action, &Outcome) -> bool;
 
 /// Runs every kind of traffic with `options` and fails if it is seen on the home link, or by the server
 /// from another address than the tunnel's.
-fn assert_closed(home: &Home, options: impl Fn(IpAddr) -> Options, allowed: Allowed) {
+pub(crate) fn assert_closed(home: &Home, options: impl Fn(IpAddr) -> Options, allowed: Allowed) {
     let tunnel = way::client(&home.lab.provider_a);
     home.lab.origin.clear();
     let probes = every_kind(ORIGIN).into_iter().map(|(probe, _)| {
@@ -63,7 +63,7 @@ fn is_refused(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Refused { .. })
 }
 
-fn bound_to(device: &str) -> impl Fn(IpAddr) -> Options {
+pub(crate) fn bound_to(device: &str) -> impl Fn(IpAddr) -> Options {
     move |_| Options {
         bind_device: Some(device.to_owned()),
         ..Options::default()
@@ -77,7 +77,7 @@ fn preferring(device: &str) -> impl Fn(IpAddr) -> Options {
     }
 }
 
-fn each_by(device: &str) -> impl Fn(IpAddr) -> Options {
+pub(crate) fn each_by(device: &str) -> impl Fn(IpAddr) -> Options {
     move |_| Options {
         packet_device: Some(device.to_owned()),
         ..Options::default()

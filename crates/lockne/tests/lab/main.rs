@@ -27,6 +27,7 @@ mod home;
 mod leaktest;
 mod mend;
 mod metrics;
+mod module;
 mod monitor;
 mod network;
 mod older;
@@ -89,8 +90,12 @@ fn main() -> ExitCode {
         ("trace", trace::TESTS),
         ("user", user::TESTS),
     ];
+    // What these ask for is not on every machine, and nothing may count as ignored.
+    let has_modules = std::env::var_os("LOCKNE_KERNEL_MODULES").is_some();
+    let of_modules = has_modules.then_some(("module", module::TESTS));
     let tests = modules
         .into_iter()
+        .chain(of_modules)
         .flat_map(|(module, tests)| tests.iter().map(move |test| (module, test)));
     let trials = tests.map(|(module, test)| tool::trial(module, test, obstacle.as_deref()));
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()

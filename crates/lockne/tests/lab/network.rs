@@ -19,6 +19,7 @@ tests! {
     rules_put_ahead_leak_nothing_and_are_overtaken,
     vpn_that_takes_everything_is_overtaken_by_direct_programs,
     vpn_that_wg_quick_makes_before_or_after_changes_nothing needs ["wg-quick", "wg", "wireguard-go", "ip", "nft", "sysctl"],
+    firewalld_that_asks_for_the_way_back_lets_answers_in needs ["nft"],
     flushed_table_leaks_nothing_and_is_filled_again,
     deleted_rules_leak_nothing_and_come_back,
     daemon_that_runs_heals_by_itself,
@@ -233,6 +234,62 @@ fn vpn_that_wg_quick_makes_before_or_after_changes_nothing() {
         }
         vpn.down();
         assert_arrives(&home, ["--via", "a"], ORIGIN, a);
+    }
+}
+
+/// What firewalld makes of `IPv6_rpfilter=strict` and a zone that lets nothing in, for both families.
+const FIREWALLD: &str = "
+table inet firewalld {
+    chain filter_PREROUTING {
+        type filter hook prerouting priority filter + 10; policy accept;
+        icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept
+        fib saddr . mark . iif oif missing counter drop
+    }
+    chain filter_INPUT {
+        type filter hook input priority filter + 10; policy accept;
+        ct state { established, related } accept
+        ct status dnat accept
+        iifname \"lo\" accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept
+        ct state invalid counter drop
+        reject with icmpx admin-prohibited
+    }
+    chain filter_OUTPUT {
+        type filter hook output priority filter + 10; policy accept;
+        ct state { established, related } accept
+        oifname \"lo\" accept
+        ip6 daddr { ::/96, ::ffff:0.0.0.0/96, 2002:a00::/24 } reject with icmpv6 addr-unreachable
+    }
+}
+";
+
+fn firewalld_that_asks_for_the_way_back_lets_answers_in() {
+    for is_before in [true, false] {
+        let home = Home::new();
+        let _link = home
+            .lab
+            .add_plain_tunnel("corp0", ReversePathFilter::Strict)
+            .unwrap();
+        let load = || {
+            let rules = home.write("firewalld.nft", FIREWALLD);
+            let mut nft = home.lab.home.command("nft");
+            let output = nft.arg("-f").arg(rules).output().unwrap();
+            assert!(output.status.success(), "{}", text_of(&output));
+        };
+        if is_before {
+            load();
+        }
+        let _daemon = home.daemon();
+        home.tunnel_up("a", &home.lab.provider_a);
+        if !is_before {
+            load();
+        }
+
+        let a = way::client(&home.lab.provider_a);
+        assert_arrives(&home, ["--via", "a"], ORIGIN, a);
+        assert_arrives(&home, ["--via", "corp0"], ORIGIN, PLAIN);
+        home.assert_no_leak();
+        assert_arrives(&home, ["--direct"], ORIGIN, way::HOME);
     }
 }
 

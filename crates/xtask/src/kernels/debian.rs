@@ -1,4 +1,4 @@
-//! Packages of Debian: found and checked by apt, unpacked into a cache, never installed.
+//! Packages of Debian and Ubuntu: found and checked by apt, unpacked into a cache, never installed.
 
 use std::{
     fs,
@@ -10,6 +10,19 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 /// Signs every suite of Debian; apt refuses what it has not signed.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Signs every suite of Ubuntu, and comes in a package of the same name, which Debian has signed.
+const UBUNTU_KEYRING: &str = "ubuntu-archive-keyring";
+const UBUNTU: &str = "http://archive.ubuntu.com/ubuntu";
+
+/// A mirror may be between two versions of itself.
+const RETRIES: &str = "-oAcquire::Retries=4";
+
+/// Who made a suite.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Origin {
+    Debian,
+    Ubuntu,
+}
 
 /// A suite of Debian with package lists of its own, so that those of the machine stay as they are.
 pub(crate) struct Suite {
@@ -19,14 +32,19 @@ pub(crate) struct Suite {
 
 impl Suite {
     /// Fetches the package lists of the suite `name` into `cache`.
-    pub(crate) fn update(cache: &Path, name: &str) -> Result<Self> {
+    pub(crate) fn update(cache: &Path, origin: Origin, name: &str) -> Result<Self> {
+        let (archive, keyring) = match origin {
+            Origin::Debian => (archive()?, PathBuf::from(KEYRING)),
+            Origin::Ubuntu => (UBUNTU.to_owned(), ubuntu_keyring(cache)?),
+        };
         let place = cache.join("apt").join(name);
         for folder in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(place.join(folder))
                 .with_context(|| format!("cannot make {}", place.display()))?;
         }
         let sources = place.join("sources.list");
-        let line = format!("deb [signed-by={KEYRING}] {} {name} main\n", archive()?);
+        let keyring = keyring.display();
+        let line = format!("deb [signed-by={keyring}] {archive} {name} main\n");
         fs::write(&sources, line).with_context(|| format!("cannot write {}", sources.display()))?;
         let set = |key: &str, value: &Path| format!("-o{key}={}", value.display());
         let suite = Self {
@@ -39,6 +57,7 @@ impl Suite {
                 "-oAPT::Sandbox::User=root".to_owned(),
                 "-oAcquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
                 "-oAcquire::Languages=none".to_owned(),
+                RETRIES.to_owned(),
             ],
             place,
         };
@@ -78,11 +97,22 @@ impl Suite {
     }
 }
 
-/// Fetches what the machine lacks of a package of its own release, and unpacks all of it into `place`.
-pub(crate) fn unpack_with_dependencies(package: &str, folder: &Path, place: &Path) -> Result<()> {
+/// Fetches what the machine lacks of packages of its own release, and unpacks all of it into `place`.
+pub(crate) fn unpack_with_dependencies(
+    packages: &[&str],
+    folder: &Path,
+    place: &Path,
+) -> Result<()> {
     let folder = fresh(folder)?;
     let install = ["install", "--simulate", "--no-install-recommends"];
-    let plan = run(Command::new("apt-get").args(install).arg(package))?;
+    let plan = || run(Command::new("apt-get").args(install).args(packages));
+    let plan = if let Ok(plan) = plan() {
+        plan
+    } else {
+        // A new machine has no lists, or old ones.
+        run(Command::new("apt-get").args(["-qq", RETRIES, "update"]))?;
+        plan()?
+    };
     let missing = plan.lines().filter_map(|line| {
         let mut words = line.strip_prefix("Inst ")?.split_whitespace();
         let name = words.next()?;
@@ -91,13 +121,29 @@ pub(crate) fn unpack_with_dependencies(package: &str, folder: &Path, place: &Pat
         Some(format!("{name}={version}"))
     });
     let missing: Vec<_> = missing.collect();
-    ensure!(!missing.is_empty(), "apt has no package `{package}`");
+    ensure!(
+        !missing.is_empty(),
+        "apt has nothing to fetch for {}",
+        packages.join(", ")
+    );
     let mut command = Command::new("apt-get");
     command
-        .args(["-qq", "-oAPT::Sandbox::User=root", "download"])
+        .args(["-qq", "-oAPT::Sandbox::User=root", RETRIES, "download"])
         .args(missing);
     run(command.current_dir(&folder))?;
     unpack_all(&folder, place)
+}
+
+fn ubuntu_keyring(cache: &Path) -> Result<PathBuf> {
+    let place = cache.join(UBUNTU_KEYRING);
+    if !place.exists() {
+        let suite = Suite::update(cache, Origin::Debian, "trixie")?;
+        suite.unpack(&["ubuntu-keyring".to_owned()], &place)?;
+    }
+    Ok(place
+        .join("usr/share/keyrings")
+        .join(UBUNTU_KEYRING)
+        .with_extension("gpg"))
 }
 
 /// Where this machine has its Debian from.

@@ -13,26 +13,38 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{
     archive::Archive,
-    debian::run,
+    debian::{run, unpack_with_dependencies},
     guest::{MODULES, PLAN, Plan},
     module,
-    suite::Built,
+    suite::{Built, MODULES as MODULES_SUITE},
 };
 
 /// Programs of others that tests start.
-const TOOLS: [&str; 34] = [
+const TOOLS: [&str; 55] = [
+    "basename",
     "bash",
     "bpftool",
     "busybox",
+    "bwrap",
     "cat",
+    "chmod",
     "cp",
     "curl",
+    "cut",
     "dig",
+    "dirname",
     "dnsmasq",
     "env",
     "false",
+    "getent",
+    "grep",
+    "head",
+    "hey",
+    "id",
     "ip",
     "iperf3",
+    "kill",
+    "ln",
     "ls",
     "mkdir",
     "mount",
@@ -41,25 +53,37 @@ const TOOLS: [&str; 34] = [
     "ping",
     "ps",
     "python3",
+    "readlink",
+    "rm",
     "script",
     "sed",
     "setpriv",
+    "setsid",
     "sh",
     "sleep",
+    "sort",
     "ss",
     "stat",
     "sysctl",
+    "tail",
     "tc",
+    "tee",
+    "touch",
     "true",
     "umount",
+    "uname",
     "unshare",
     "wg",
+    "wg-quick",
     "wireguard-go",
 ];
 
 /// Small files that programs expect.
 const FILES: [(&str, &str); 6] = [
-    ("/etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+    (
+        "/etc/group",
+        "root:x:0:\nsystemd-resolve:x:998:\nnogroup:x:65534:\n",
+    ),
     ("/etc/hostname", "kernel\n"),
     (
         "/etc/hosts",
@@ -68,19 +92,57 @@ const FILES: [(&str, &str); 6] = [
     ("/etc/nsswitch.conf", "hosts: files dns\n"),
     (
         "/etc/passwd",
-        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
+        "root:x:0:0:root:/root:/bin/sh\nsystemd-resolve:x:998:998:resolver:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
     ),
     // Nobody answers there, and says so at once.
     ("/etc/resolv.conf", "nameserver 127.0.0.1\n"),
 ];
 
+/// Where systemd-resolved is unpacked, in the cache: to install it would change how this machine finds names.
+const RESOLVED: &str = "resolved";
+
+/// Fetches systemd-resolved, and what makes libc ask it. Returns the files of it that are
+/// needed: where they belong, and where they are.
+fn resolved(place: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    const SERVER: &str = "usr/lib/systemd/systemd-resolved";
+    let own = Path::new("/");
+    let root = if own.join(SERVER).exists() {
+        own.to_owned()
+    } else {
+        place.join(RESOLVED)
+    };
+    if !root.exists() {
+        let packages = ["systemd-resolved", "libnss-resolve"];
+        unpack_with_dependencies(&packages, &place.join("apt").join(RESOLVED), &root)
+            .context("cannot fetch systemd-resolved")?;
+    }
+    let candidates = [
+        SERVER,
+        "lib/systemd/systemd-resolved",
+        "usr/lib/x86_64-linux-gnu/libnss_resolve.so.2",
+        "lib/x86_64-linux-gnu/libnss_resolve.so.2",
+    ];
+    let found = candidates
+        .into_iter()
+        .map(|path| (own.join(path), root.join(path)))
+        .filter(|(_, path)| path.is_file());
+    Ok(found.collect())
+}
+
 /// Writes what is the same on every kernel. Returns which tools this machine lacks.
 pub(crate) fn write(built: &Built, place: &Path, file: &Path) -> Result<Vec<&'static str>> {
+    let needs_resolved = built.tests.iter().any(|(suite, _)| *suite == MODULES_SUITE);
+    let resolved = if needs_resolved {
+        resolved(place)?
+    } else {
+        Vec::new()
+    };
     let mut disk = Disk::new(file)?;
     disk.archive.link(Path::new("/bin"), "usr/bin")?;
     disk.archive.link(Path::new("/sbin"), "usr/sbin")?;
     disk.archive.link(Path::new("/lib"), "usr/lib")?;
     disk.archive.link(Path::new("/lib64"), "usr/lib64")?;
+    disk.archive.link(Path::new("/var/run"), "/run")?;
     for folder in [
         "/dev",
         "/proc",
@@ -115,6 +177,9 @@ pub(crate) fn write(built: &Built, place: &Path, file: &Path) -> Result<Vec<&'st
             .arg("-o")
             .args([&small, program]))?;
         disk.program(at, &small)?;
+    }
+    for (at, from) in resolved {
+        disk.program(&at, &from)?;
     }
     let mut missing = Vec::new();
     for tool in TOOLS {

@@ -1,9 +1,10 @@
 //! Inside of the machine: the first process, which runs the tests and turns the machine off.
 
 use std::{
+    env,
     fs::{self, File},
     io::{BufRead as _, BufReader, Read, Write as _},
-    os::fd::AsFd as _,
+    os::{fd::AsFd as _, unix::fs::symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
@@ -13,8 +14,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use rustix::{
     io::Errno,
-    mount::{MountFlags, mount},
-    process::{Pid, WaitOptions, wait},
+    mount::{MountFlags, mount, mount_bind, mount_move},
+    process::{Pid, WaitOptions, chroot, wait},
     system::{RebootCommand, finit_module, reboot},
     termios::{self, OptionalActions},
 };
@@ -101,7 +102,19 @@ pub(crate) fn main() -> ! {
     }
 }
 
+/// Puts the root on a mount above the kernel's first one, which sandboxes could not leave.
+fn rise() -> Result<()> {
+    const ABOVE: &str = "/above";
+    fs::create_dir_all(ABOVE)?;
+    mount_bind("/", ABOVE)?;
+    env::set_current_dir(ABOVE)?;
+    mount_move(".", "/")?;
+    chroot(".")?;
+    Ok(env::set_current_dir("/")?)
+}
+
 fn work() -> Result<()> {
+    rise().context("cannot leave the first mount")?;
     for (kind, at) in [
         ("proc", "/proc"),
         ("sysfs", "/sys"),
@@ -119,6 +132,8 @@ fn work() -> Result<()> {
         mount(kind, at, kind, MountFlags::empty(), None)
             .with_context(|| format!("cannot mount {at}"))?;
     }
+    // As udev makes it; shells name their pipes by it.
+    symlink("/proc/self/fd", "/dev/fd").context("cannot make /dev/fd")?;
     let mut port = Port::open()?;
     let plan = fs::read(PLAN).with_context(|| format!("cannot read {PLAN}"))?;
     let plan: Plan = serde_json::from_slice(&plan)?;
@@ -185,6 +200,7 @@ impl Port {
             .env("PATH", "/usr/bin:/usr/sbin")
             .env("HOME", "/root")
             .env("RUST_BACKTRACE", "0")
+            .env("LOCKNE_KERNEL_MODULES", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

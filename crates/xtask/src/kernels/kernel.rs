@@ -7,21 +7,32 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::debian::Suite;
+use super::debian::{Origin, Suite};
 
-/// A kernel by its version, and the suite of Debian that has it.
+/// A kernel by its version, and the suite that has it.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     /// Its version as the user names it.
     pub(crate) name: &'static str,
+    origin: Origin,
     suite: &'static str,
     /// What its release begins with; the highest is taken.
     release: &'static str,
+    /// What its release ends with.
+    kind: &'static str,
 }
 
-/// Every kernel, oldest first. Debian never had 5.15.
-pub(crate) const KERNELS: [Kernel; 6] = [
+/// Every kernel, oldest first.
+pub(crate) const KERNELS: [Kernel; 7] = [
     kernel("5.10", "bullseye", "5.10."),
+    // Debian never had it.
+    Kernel {
+        name: "5.15",
+        origin: Origin::Ubuntu,
+        suite: "jammy-updates",
+        release: "5.15.",
+        kind: "-generic",
+    },
     kernel("6.1", "bookworm", "6.1."),
     kernel("6.12", "trixie", "6.12."),
     kernel("6.16", "trixie-backports", "6.16."),
@@ -32,8 +43,11 @@ pub(crate) const KERNELS: [Kernel; 6] = [
 const fn kernel(name: &'static str, suite: &'static str, release: &'static str) -> Kernel {
     Kernel {
         name,
+        origin: Origin::Debian,
         suite,
         release,
+        // Those for clouds are smaller, and have the same network.
+        kind: "-cloud-amd64",
     }
 }
 
@@ -60,17 +74,16 @@ impl Kernel {
 
     fn fetch(&self, cache: &Path, place: &Path) -> Result<()> {
         const PREFIX: &str = "linux-image-";
-        let suite = Suite::update(cache, self.suite)?;
-        // Those for clouds are smaller, and have the same network.
+        let suite = Suite::update(cache, self.origin, self.suite)?;
         let packages = suite.packages(&format!("{PREFIX}{}", self.release))?;
         let newest = packages
             .iter()
-            .filter(|name| name.ends_with("-cloud-amd64"))
+            .filter(|name| name.ends_with(self.kind))
             .map(|name| (version(&name[PREFIX.len()..]), name))
             .filter(|(version, _)| !version.is_empty())
             .max();
         let (_, image) = newest.with_context(|| format!("{} has none", self.suite))?;
-        // Newer ones are several packages.
+        // Newer ones, and Ubuntu's, are several packages.
         let release = &image[PREFIX.len()..];
         let parts = ["linux-binary-", "linux-modules-", "linux-base-"];
         let parts = parts.map(|part| format!("{part}{release}"));

@@ -51,32 +51,64 @@ pub(crate) struct Report {
     pub(crate) tests: BTreeMap<String, Outcome>,
     troubles: Vec<String>,
     endless: Vec<String>,
+    /// Tests that failed before they passed.
+    second_chance: Vec<String>,
     took: Duration,
 }
 
 impl Machine<'_> {
-    /// Runs them; once more if the kernel crashed in the emulator.
+    /// Runs them; once more if the kernel crashed in the emulator. The few that failed get a second chance, since
+    /// an emulator on a busy machine may stand still for longer than a test is patient; the report tells of it.
     pub(crate) fn run(&self) -> Result<Report> {
+        let (mut report, has_crashed) = self.boot(self.runs)?;
+        if has_crashed {
+            self.tell("the kernel crashed, which can be the emulator's fault: once more");
+            report = self.boot(self.runs)?.0;
+        }
+        let again = self.again(&report);
+        if !again.is_empty() {
+            self.tell("the tests that failed, once more");
+            let (second, _) = self.boot(&again)?;
+            report.amend(second);
+        }
+        Ok(report)
+    }
+
+    /// One run for each test that failed, if it is worth it.
+    fn again(&self, report: &Report) -> Vec<Run> {
+        const FEW: usize = 3;
+        let failed: Vec<_> = report.failed().collect();
+        if failed.len() > FEW || !report.troubles.is_empty() {
+            return Vec::new();
+        }
+        let run = |test: &&String| {
+            let (suite, name) = test.split_once('/')?;
+            let run = self.runs.iter().find(|run| run.suite == suite)?;
+            let arguments = ["--format=json", "--test-threads=1", "--exact", name];
+            (suite != REFUSAL).then(|| Run {
+                arguments: arguments.map(ToOwned::to_owned).to_vec(),
+                finds: Some(name.to_owned()),
+                ..run.clone()
+            })
+        };
+        failed.iter().filter_map(run).collect()
+    }
+
+    /// Also whether the kernel crashed before any test failed.
+    fn boot(&self, runs: &[Run]) -> Result<(Report, bool)> {
         let initrd = self.folder.join(format!("{}.cpio", self.name));
         let mut plan = Plan {
-            runs: self.runs.to_vec(),
+            runs: runs.to_vec(),
             ..Plan::default()
         };
         disk::write_for(&self.files.modules, &mut plan, self.base, &initrd)?;
-        let result = self.boot(&initrd).and_then(|(report, has_crashed)| {
-            if !has_crashed {
-                return Ok(report);
-            }
-            self.tell("the kernel crashed, which can be the emulator's fault: once more");
-            self.boot(&initrd).map(|(report, _)| report)
-        });
+        let result = self.watch(&initrd, runs);
         // As large as everything in it.
         fs::remove_file(&initrd).with_context(|| format!("cannot remove {}", initrd.display()))?;
         result
     }
 
-    /// Also whether the kernel crashed before any test failed.
-    fn boot(&self, initrd: &Path) -> Result<(Report, bool)> {
+    fn watch(&self, initrd: &Path, runs: &[Run]) -> Result<(Report, bool)> {
         let start = Instant::now();
         let console = self.folder.join(format!("{}.console.log", self.name));
         let file = self.folder.join(format!("{}.tests.log", self.name));
@@ -120,7 +152,7 @@ impl Machine<'_> {
             };
             troubles.push(format!("{why}: see {}", console.display()));
         }
-        if self.runs.iter().any(|run| run.suite == REFUSAL) {
+        if runs.iter().any(|run| run.suite == REFUSAL) {
             let outcome = if refuses {
                 Outcome::Passed
             } else {
@@ -129,7 +161,7 @@ impl Machine<'_> {
             log.tests
                 .insert(format!("{REFUSAL}/is_said_in_words"), outcome);
         }
-        for run in self.runs {
+        for run in runs {
             if let Some(start) = run.finds.as_ref().filter(|_| log.is_done) {
                 let start = format!("{}/{start}", run.suite);
                 if !log.tests.keys().any(|test| test.starts_with(&start)) {
@@ -147,6 +179,7 @@ impl Machine<'_> {
             tests: log.tests,
             troubles,
             endless: log.endless,
+            second_chance: Vec::new(),
             took,
         };
         Ok((report, has_crashed && !has_failed))
@@ -204,6 +237,24 @@ impl Report {
         self.troubles.is_empty() && !self.tests.values().any(|test| bad.contains(test))
     }
 
+    fn failed(&self) -> impl Iterator<Item = &String> {
+        let failed = |(_, outcome): &(&String, &Outcome)| **outcome == Outcome::Failed;
+        self.tests.iter().filter(failed).map(|(test, _)| test)
+    }
+
+    /// Takes over what came of the tests that failed.
+    fn amend(&mut self, second: Self) {
+        self.took += second.took;
+        self.troubles.extend(second.troubles);
+        let failed: Vec<_> = self.failed().cloned().collect();
+        for test in failed {
+            if second.tests.get(&test) == Some(&Outcome::Passed) {
+                self.tests.insert(test.clone(), Outcome::Passed);
+                self.second_chance.push(test);
+            }
+        }
+    }
+
     fn count(&self, is_it: impl Fn(&Outcome) -> bool) -> usize {
         self.tests.values().filter(|test| is_it(test)).count()
     }
@@ -221,6 +272,9 @@ impl fmt::Display for Report {
             self.count(|test| matches!(test, Outcome::Missing(_))),
             self.took.as_secs(),
         )?;
+        for test in &self.second_chance {
+            write!(f, "\n    {test} failed, and passed when it ran again")?;
+        }
         for trouble in &self.troubles {
             write!(f, "\n    {trouble}")?;
         }

@@ -34,7 +34,7 @@ impl Qemu {
         }
         let root = cache.join("qemu");
         if !root.exists() {
-            unpack_with_dependencies("qemu-system-x86", &cache.join("apt/qemu"), &root)
+            unpack_with_dependencies(&["qemu-system-x86"], &cache.join("apt/qemu"), &root)
                 .context("cannot fetch QEMU")?;
         }
         Ok(Self {

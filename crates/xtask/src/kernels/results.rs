@@ -23,7 +23,7 @@ pub(crate) struct OfKernel {
 type Results = BTreeMap<String, OfKernel>;
 
 /// What a user wants to know, and how the names of the tests begin that say it.
-const FEATURES: [(&str, &[&str]); 16] = [
+const FEATURES: [(&str, &[&str]); 27] = [
     ("sockets get the mark of their process", &["kernel/mark::"]),
     (
         "older sockets are marked when they are used",
@@ -31,8 +31,9 @@ const FEATURES: [(&str, &[&str]); 16] = [
     ),
     (
         "children inherit, the dead are forgotten",
-        &["kernel/family::"],
+        &["kernel/family::", "kernel/crowd::"],
     ),
+    ("rules name executables", &["kernel/exec::"]),
     (
         "the guard drops what leaves by another device",
         &["kernel/guard::"],
@@ -45,7 +46,8 @@ const FEATURES: [(&str, &[&str]); 16] = [
         "a new daemon takes over without a gap",
         &["kernel/lifetime::"],
     ),
-    ("rules, routes and settings", &["route/"]),
+    ("the kernel programs tell what they see", &["observe/"]),
+    ("routes and routing rules", &["route/"]),
     (
         "embedded WireGuard",
         &[
@@ -68,16 +70,53 @@ const FEATURES: [(&str, &[&str]); 16] = [
     ),
     ("whole programs go by their tunnel", &["lab/path::"]),
     (
+        "names are asked through the tunnel",
+        &[
+            "lab/dns::program",
+            "lab/dns::questions",
+            "lab/dns::resolver_",
+        ],
+    ),
+    (
+        "resolvers' sockets are refused",
+        &["lab/dns::sockets_of_resolvers_refuse"],
+    ),
+    (
+        "resolvers' sockets are hidden where they cannot be refused",
+        &["lab/dns::sockets_of_resolvers_are_hidden"],
+    ),
+    (
+        "rules, and users' own programs",
+        &["lab/rule::", "lab/attach::"],
+    ),
+    (
         "blocked, direct, local prefixes; hostile networks",
         &["lab/action::", "lab/network::"],
     ),
     (
         "no known way out is open",
-        &["lab/hole::", "lab/family::", "lab/older::"],
+        &["lab/hole::", "lab/family::", "lab/older::", "escape/"],
     ),
     (
         "faults of tunnels and daemons",
         &["lab/fault::", "lab/survival::"],
+    ),
+    (
+        "monitor, flows, top, metrics",
+        &["lab/monitor::", "lab/flows::", "lab/top::", "lab/metrics::"],
+    ),
+    (
+        "beside nftables: firewalld's filter of ways back, conntrack",
+        &["lab/network::firewalld"],
+    ),
+    (
+        "beside wg-quick's script with the kernel's WireGuard",
+        &["lab/network::vpn_that_wg_quick"],
+    ),
+    ("beside a VRF", &["modules/module::vrf"]),
+    (
+        "beside fq on every device",
+        &["modules/module::fair", "modules/module::uplink"],
     ),
     (
         "demo 08: kernel probes",

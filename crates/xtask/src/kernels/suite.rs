@@ -21,28 +21,55 @@ pub(crate) struct Suite {
     pub(crate) not: &'static [&'static str],
     /// What `--quick` leaves of it, where that is less.
     pub(crate) quick: &'static [&'static str],
-    /// What `--quick` takes from it: long in an emulator.
-    pub(crate) long: &'static [&'static str],
+    /// Whether `--quick` leaves nothing of it.
+    pub(crate) is_long: bool,
 }
 
+/// The suite of tests that only run where the kernel has every module they ask for.
+pub(crate) const MODULES: &str = "modules";
+
 /// Each of them; those that ask the kernel the most directly come first.
-pub(crate) const SUITES: [Suite; 8] = [
+pub(crate) const SUITES: [Suite; 9] = [
     Suite {
-        long: &["exec::ten_thousand_starts"],
+        quick: &["mark::", "remark::", "guard::", "stamp::", "lifetime::next"],
         ..suite("kernel", "lockne-daemon", "kernel")
     },
-    suite("route", "lockne-daemon", "route"),
-    suite("observe", "lockne-daemon", "observe"),
-    suite("wireguard", "lockne-daemon", "wireguard"),
-    suite("internet", "lockne-lab", "lab"),
     Suite {
-        not: &["escape::"],
-        quick: &["path::", "hole::", "dns::", "rule::", "attach::"],
+        quick: &["lookup::"],
+        ..suite("route", "lockne-daemon", "route")
+    },
+    Suite {
+        quick: &["constant_filters", "kernel_takes"],
+        ..suite("observe", "lockne-daemon", "observe")
+    },
+    Suite {
+        quick: &["kernel_tunnel_talks", "kernel_tunnel_is"],
+        ..suite("wireguard", "lockne-daemon", "wireguard")
+    },
+    Suite {
+        quick: &["plain_tunnel_comes", "refusal_has"],
+        ..suite("internet", "lockne-lab", "lab")
+    },
+    Suite {
+        not: &["escape::", "module::"],
+        quick: &[
+            "path::tunnelled_program",
+            "path::strict",
+            "hole::socket_bound_to_another",
+            "dns::sockets_of_resolvers",
+        ],
         ..suite("lab", "lockne", "lab")
+    },
+    // What only asks for itself where the kernel has everything.
+    Suite {
+        only: &["module::"],
+        quick: &["module::systemd"],
+        ..suite(MODULES, "lockne", "lab")
     },
     // Each way out, for each kind of user.
     Suite {
         only: &["escape::"],
+        is_long: true,
         ..suite("escape", "lockne", "lab")
     },
     Suite {
@@ -59,7 +86,7 @@ const fn suite(name: &'static str, package: &'static str, test: &'static str) ->
         only: &[],
         not: &[],
         quick: &[],
-        long: &[],
+        is_long: false,
     }
 }
 
@@ -71,16 +98,13 @@ impl Suite {
         } else {
             self.only
         };
+        if is_quick && self.is_long {
+            return Vec::new();
+        }
         if some.is_empty() {
             return vec![None];
         }
         some.iter().copied().map(Some).collect()
-    }
-
-    /// The tests that it leaves to others or to longer runs.
-    pub(crate) fn left_out(&self, is_quick: bool) -> impl Iterator<Item = &'static str> {
-        let long = if is_quick { self.long } else { &[] };
-        self.not.iter().chain(long).copied()
     }
 }
 
@@ -106,24 +130,11 @@ struct Target {
     src_path: PathBuf,
 }
 
-/// Builds these, with the programs they start. All of them as `cargo test --workspace` does, some as `cargo test -p`
-/// does: who has run that waits for nothing.
+/// Builds these, with the programs they start, exactly as `cargo test --workspace` does, since with fewer tests the
+/// libraries below them would have other features: who has run that waits for nothing.
 pub(crate) fn build(root: &Path, suites: &[&Suite]) -> Result<Built> {
-    let mut packages = vec!["--workspace"];
-    if suites.len() < SUITES.len() {
-        packages = suites
-            .iter()
-            .flat_map(|suite| ["-p", suite.package])
-            .collect();
-        // An old kernel is for lockne to refuse, whatever was asked.
-        if suites.iter().any(|suite| suite.package != "demos") {
-            packages.extend(["-p", "lockne"]);
-        }
-    }
     let output = Command::new("cargo")
-        .arg("test")
-        .args(packages)
-        .args(["--test", "*", "--no-run", "--locked"])
+        .args(["test", "--workspace", "--no-run", "--locked", "--test", "*"])
         .args(["--message-format", "json"])
         .current_dir(root)
         .stderr(Stdio::inherit())
