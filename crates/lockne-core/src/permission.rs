@@ -230,7 +230,9 @@ impl Granted {
             return Err(Denied::Via(name.clone()));
         }
         match &terms.action {
-            Action::Direct if !self.direct => return Err(Denied::Direct),
+            _ if (terms.or_direct || terms.action == Action::Direct) && !self.direct => {
+                return Err(Denied::Direct);
+            }
             Action::Block if !self.block => return Err(Denied::Block),
             Action::Via(_) | Action::Direct | Action::Block => {}
         }

@@ -387,7 +387,7 @@ impl Daemon {
         police(self)?;
         let id = self.policy(terms.clone()).await?;
         police(self)?;
-        let terms = self.effective(id).unwrap_or(terms);
+        let terms = self.through_tunnel(id).unwrap_or(terms);
         let before = self.kernel.standing(pid);
         self.kernel.set_process(pid, Some(id))?;
         let reset = Existing::Reset;

@@ -72,7 +72,7 @@ impl Daemon {
                 let labels = [&*number, rule, tunnel.as_str()];
                 samples.add(&of::POLICY_TUNNEL, &labels, used == Some(tunnel));
             }
-            if !terms.or.is_empty() {
+            if terms.has_choice() {
                 samples.add(&of::SWITCHES, &labels, self.failover.switches(*id));
             }
         }
@@ -147,7 +147,8 @@ fn via(terms: &Terms) -> String {
         Action::Direct => "direct".to_owned(),
         Action::Block => "block".to_owned(),
         Action::Via(_) => {
-            let names: Vec<&str> = terms.tunnels().map(TunnelName::as_str).collect();
+            let mut names: Vec<&str> = terms.tunnels().map(TunnelName::as_str).collect();
+            names.extend(terms.or_direct.then_some("direct"));
             names.join(",")
         }
     }
