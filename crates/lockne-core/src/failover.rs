@@ -60,6 +60,14 @@ impl Health {
         self.seen && !self.failed
     }
 
+    /// Forgets what is without an answer: nobody could hear it, or the network needs a moment to be there again.
+    pub const fn wake(&mut self) {
+        self.traffic = None;
+        self.waiting = None;
+        self.lost = 0;
+        self.better = None;
+    }
+
     /// Whether it has failed, and for so long that it is not to be waited for.
     fn is_given_up(&self, now: Duration) -> bool {
         let dead = self.dead.filter(|_| self.failed);
@@ -154,13 +162,19 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// The longest that one look can count for.
-    const MOST: Duration = Duration::from_secs(3);
+    /// The longest time between two looks that counts; shorter than [`SILENCE`], as one look must not be enough.
+    const MOST: Duration = Duration::from_secs(10);
 
-    /// Counts a look at the time `now` of a clock.
-    pub fn look(&mut self, now: Duration) {
+    /// Counts a look at the time `now` of a clock that goes on while the machine sleeps. Returns whether nobody had
+    /// looked for so long that what was seen before says nothing any more.
+    pub fn look(&mut self, now: Duration) -> bool {
         let last = self.last.replace(now).unwrap_or(now);
-        self.time += now.saturating_sub(last).min(Self::MOST);
+        let since = now.saturating_sub(last);
+        let was_away = since > Self::MOST;
+        if !was_away {
+            self.time += since;
+        }
+        was_away
     }
 
     /// The time by which to judge what was seen.
@@ -299,17 +313,19 @@ mod tests {
     fn time_in_which_nobody_looked_is_no_silence() {
         let mut watched = Watched::default();
         let mut health = Health::default();
-        // Asleep for a night, with something sent and not answered.
-        for now in [10, 11, 12, 30_000, 30_001, 30_002] {
-            watched.look(seconds(now));
+        let mut look = |now: u64| {
+            if watched.look(seconds(now)) {
+                health.wake();
+            }
             health.observe(watched.time(), up(100 * now, 0));
-            assert!(health.works(), "{now}");
+            health.works()
+        };
+        // Something is sent all the time, and nothing answered; at 23, the machine sleeps for a night.
+        for now in (10..24).chain(30_000..30_015) {
+            assert!(look(now), "{now}");
         }
-        for now in 30_003..30_020 {
-            watched.look(seconds(now));
-            health.observe(watched.time(), up(100 * now, 0));
-        }
-        assert!(!health.works(), "awake, it is as ever");
+        // Awake, it is as ever.
+        assert!((30_015..30_018).map(look).any(|works| !works));
     }
 
     #[derive(Clone, Copy, Debug)]

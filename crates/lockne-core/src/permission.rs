@@ -302,6 +302,30 @@ mod tests {
     }
 
     #[test]
+    fn direct_behind_tunnels_is_granted_as_direct_is() {
+        let only = Granted {
+            via: ["work".parse().unwrap()].into(),
+            ..Granted::default()
+        };
+        let both = Granted {
+            direct: true,
+            ..only.clone()
+        };
+        let or_direct = Terms {
+            or_direct: true,
+            ..via("work")
+        };
+
+        assert_eq!(only.use_of(&or_direct), Err(Denied::Direct));
+        assert_eq!(both.use_of(&or_direct), Ok(()));
+        // A program that is bound to its tunnel is not let past it for the asking.
+        let denied = both.change(Some(&via("work")), Some(&via("work")), Some(&or_direct));
+        assert_eq!(denied, Err(Denied::Policed));
+        let denied = both.change(None, Some(&via("work")), Some(&or_direct));
+        assert_eq!(denied, Err(Denied::Switch));
+    }
+
+    #[test]
     fn nothing_is_granted_to_those_whom_no_grant_names() {
         let work = Grant {
             via: ["work".parse().unwrap()].into(),

@@ -14,7 +14,7 @@ use lockne_core::{
 };
 use tracing::{info, warn};
 
-use crate::{daemon::Daemon, error::Error, ping::Ping};
+use crate::{clock, daemon::Daemon, error::Error, ping::Ping};
 
 /// How often the tunnels are looked at, while a policy has several.
 pub(crate) const LOOK: Duration = Duration::from_secs(1);
@@ -86,7 +86,9 @@ impl Daemon {
     pub(crate) async fn look_at_tunnels(&mut self) {
         let choices = self.policies.values().filter(|terms| terms.has_choice());
         let names: BTreeSet<TunnelName> = choices.flat_map(Terms::tunnels).cloned().collect();
-        self.failover.watched.look(self.started.elapsed());
+        if self.failover.watched.look(clock::since_boot()) {
+            self.failover.health.values_mut().for_each(Health::wake);
+        }
         self.failover.looks = self.failover.looks.wrapping_add(1);
         let keep = |name: &TunnelName| names.contains(name);
         self.failover.health.retain(|name, _| keep(name));

@@ -320,6 +320,7 @@ impl Whole {
         let existing = existing(reader, table);
         let terms = self.terms(reader, table, at.clone(), complete);
         refuse_kept(reader, table, terms.as_ref(), existing);
+        refuse_script(reader, table, matches.as_ref(), terms.as_ref());
         let (Some(name), Some(matches)) = (name, matches) else {
             return;
         };
@@ -455,8 +456,13 @@ impl Whole {
                     "direct" => "`direct` can only be the last of several in `via`",
                     _ => "`block` cannot be one of several in `via`",
                 };
-                let hint = "while none of the tunnels works, the program is silent; with `direct` \
-                            behind them it goes past them then";
+                let hint = match text {
+                    "direct" if values.len() == 1 => "`via = \"direct\"` goes past every tunnel",
+                    _ => {
+                        "while none of the tunnels works, the program is silent; with `direct` \
+                         behind them it goes past them then"
+                    }
+                };
                 reader.problem(value.span(), message, Some(hint.to_owned()));
                 return None;
             }
@@ -559,6 +565,23 @@ fn user(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<User> {
             }
             id.map(User::Id)
         }
+    }
+}
+
+/// A script of the same name elsewhere counts as this one. In a tunnel that costs little; past it, it is a leak.
+fn refuse_script(
+    reader: &mut Reader<'_>,
+    table: Table<'_>,
+    matches: Option<&Match>,
+    terms: Option<&Terms>,
+) {
+    let is_script = matches.is_some_and(|matches| matches.script);
+    let is_way_out = |terms: &Terms| terms.or_direct || terms.action == Action::Direct;
+    if is_script && terms.is_some_and(is_way_out) {
+        let message = "a script cannot be let past tunnels by a rule";
+        let hint = "scripts are told by interpreter and name, and any other of this name would be let past \
+                    too; start it with `lockne run --direct`";
+        reader.problem(table.key("script"), message, Some(hint.to_owned()));
     }
 }
 

@@ -119,6 +119,10 @@ fn what_contradicts_itself() {
     assert_snapshot!(instead("via = \"work\"", kept));
     assert_snapshot!(instead("via = \"work\"", "via = [\"work\", \"block\"]"));
     assert_snapshot!(instead("via = \"work\"", "via = [\"direct\"]"));
+    let script = "script = true\nvia = \"direct\"";
+    assert_snapshot!(instead("via = \"work\"", script));
+    let script = "script = true\nvia = [\"work\", \"direct\"]";
+    assert_snapshot!(instead("via = \"work\"", script));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     num::NonZeroU8,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use lockne_core::{
@@ -115,7 +115,7 @@ impl Daemon {
                 samples.add(&of::PEER_TRANSMIT_BYTES, &labels, peer.tx_bytes);
                 samples.add(&of::PEER_RECEIVE_BYTES, &labels, peer.rx_bytes);
                 if let Some(time) = handshakes.get(&peer.public_key) {
-                    let time = SystemTime::now() - time.elapsed();
+                    let time = SystemTime::now() - *time;
                     // The time of the same handshake must stay the same.
                     samples.add(&of::HANDSHAKE, &labels, timestamp(time).round());
                 }
@@ -124,7 +124,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn handshakes(&self, name: &TunnelName) -> BTreeMap<String, Instant> {
+    fn handshakes(&self, name: &TunnelName) -> BTreeMap<String, Duration> {
         let live = self.tunnels.get(name).and_then(|it| it.wireguard.as_ref());
         live.map_or_else(BTreeMap::new, |live| live.wireguard.handshakes())
     }
