@@ -140,9 +140,7 @@ pub fn choose(
         let health: Option<&Health> = health.get(name);
         health.is_some_and(|it| it.is_given_up(now))
     };
-    if terms.or_direct
-        && (current == Some(&Action::Direct) || terms.tunnels().all(is_given_up))
-    {
+    if terms.or_direct && (current == Some(&Action::Direct) || terms.tunnels().all(is_given_up)) {
         return Some(Action::Direct);
     }
     let mut tunnels = terms.tunnels().map(via);
@@ -291,11 +289,24 @@ mod tests {
             or_direct: true,
             ..Terms::new(Action::Via("a".parse().unwrap()))
         };
-        let times = [(0, true), (1, false), (15, false), (16, false), (17, true), (36, true), (37, true)];
+        let times = [
+            (0, true),
+            (1, false),
+            (15, false),
+            (16, false),
+            (17, true),
+            (36, true),
+            (37, true),
+        ];
 
-        let expected = ["via a", "via a", "via a", "direct", "direct", "direct", "via a"];
+        let expected = [
+            "via a", "via a", "via a", "direct", "direct", "direct", "via a",
+        ];
         assert_eq!(chosen(&terms, &times), expected);
-        let silent = Terms { or_direct: false, ..terms };
+        let silent = Terms {
+            or_direct: false,
+            ..terms
+        };
         assert_eq!(chosen(&silent, &times), ["via a"; 7]);
     }
 

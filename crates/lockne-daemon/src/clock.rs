@@ -60,7 +60,10 @@ mod tests {
         let mut sleep = Sleep { slept: seconds(7) };
 
         assert_eq!(sleep.look(seconds(107), seconds(100)), None);
-        assert_eq!(sleep.look(seconds(108) + seconds(1) / 2, seconds(101)), None);
+        assert_eq!(
+            sleep.look(seconds(108) + seconds(1) / 2, seconds(101)),
+            None
+        );
         assert_eq!(sleep.look(seconds(3709), seconds(102)), Some(seconds(3600)));
         assert_eq!(sleep.look(seconds(3710), seconds(103)), None);
         // The clock of a time namespace can be behind.

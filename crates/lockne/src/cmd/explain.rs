@@ -122,10 +122,7 @@ fn print(it: &Explanation) -> Result<()> {
 }
 
 fn policy_rows(policy: &PolicyNow, row: &mut impl FnMut(&str, String)) {
-    row(
-        "policy",
-        format!("{} (number {})", policy.terms, policy.id),
-    );
+    row("policy", format!("{} (number {})", policy.terms, policy.id));
     if policy.direct_now {
         row(
             "device",

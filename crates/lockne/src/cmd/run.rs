@@ -78,8 +78,10 @@ pub(crate) fn terms(
     for (at, via) in action.via.iter().enumerate() {
         if via == "direct" && at > 0 {
             if at + 1 < action.via.len() {
-                return Err(Failure::new("`direct` can only be the last of several in `--via`")
-                    .hint("what comes behind it would never be used"));
+                return Err(
+                    Failure::new("`direct` can only be the last of several in `--via`")
+                        .hint("what comes behind it would never be used"),
+                );
             }
             or_direct = true;
             continue;

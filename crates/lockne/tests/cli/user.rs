@@ -118,7 +118,9 @@ fn user_is_told_that_a_dead_daemon_left_something_and_not_that_nothing_is_there(
     place.open();
     place.daemon().kill();
 
-    let output = lockne(&place, USER, "/proc/self/fd/7 explain $$").output().unwrap();
+    let output = lockne(&place, USER, "/proc/self/fd/7 explain $$")
+        .output()
+        .unwrap();
 
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{said}");

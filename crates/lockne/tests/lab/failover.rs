@@ -196,7 +196,7 @@ fn direct_behind_a_tunnel_is_gone_while_it_does_not_work_and_left_again() {
     let mut connected = home.start(["--via", "a,direct"], &hold);
     connected.wait_until_ready().unwrap();
     let bound = home.start(["--via", "a"], &hold);
-    let pid = connected.pid().to_string();
+    let pid = hammers.pids().pop_first().unwrap().to_string();
     let policy = || {
         let policies = home.status().unwrap().policies;
         policies.into_iter().find(|it| it.terms.or_direct).unwrap()
@@ -211,11 +211,17 @@ fn direct_behind_a_tunnel_is_gone_while_it_does_not_work_and_left_again() {
     assert!(policy().direct_now);
     assert_eq!(policy().resolvers, [] as [IpAddr; 0], "this machine's own");
     let said = home.must(["explain", &pid]);
-    assert!(said.contains("goes direct now, as no tunnel of it is healthy"), "{said}");
+    assert!(
+        said.contains("goes direct now, as no tunnel of it is healthy"),
+        "{said}"
+    );
     let said = home.must(["status"]);
     assert!(said.contains("any, no tunnel works"), "{said}");
     let said = home.must(["doctor"]);
-    assert!(said.contains("go via a, else direct go direct now"), "{said}");
+    assert!(
+        said.contains("go via a, else direct go direct now"),
+        "{said}"
+    );
     let report = connected.finish().unwrap();
     assert!(
         matches!(&report.outcome, Outcome::Ended { why, .. } if why == "ECONNABORTED"),
