@@ -69,6 +69,8 @@ fn strict_terms<'de, D: Deserializer<'de>>(from: D) -> Result<Terms, D::Error> {
         #[serde(default)]
         or: Vec<TunnelName>,
         #[serde(default)]
+        or_direct: bool,
+        #[serde(default)]
         lan: BTreeSet<IpNet>,
         #[serde(default)]
         dns: Vec<IpAddr>,
@@ -76,12 +78,14 @@ fn strict_terms<'de, D: Deserializer<'de>>(from: D) -> Result<Terms, D::Error> {
     let Strict {
         action,
         or,
+        or_direct,
         lan,
         dns,
     } = Strict::deserialize(from)?;
     Ok(Terms {
         action,
         or,
+        or_direct,
         lan,
         dns,
     })
@@ -218,6 +222,9 @@ pub struct PolicyStatus {
     pub table: Option<u32>,
     /// The device its packets may leave by; `None` means silence, or any device for `direct`.
     pub device: Option<String>,
+    /// Whether it goes direct now, as none of its tunnels works and its terms say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct_now: bool,
     /// Whom its programs ask for names, whomever they mean to ask.
     #[serde(default)]
     pub resolvers: Vec<IpAddr>,

@@ -45,6 +45,8 @@ pub struct Facts {
     pub ipv6: bool,
     /// How many process ids lockne has room for, where it is active.
     pub room: Option<Room>,
+    /// What policies say whose programs go direct now, as none of their tunnels works.
+    pub direct_now: Vec<String>,
 }
 
 /// A rule that somebody else has made.
@@ -132,6 +134,7 @@ pub fn examine(facts: &Facts) -> Diagnosis {
     findings.extend(network(facts));
     findings.extend(names(facts));
     findings.extend(facts.room.as_ref().map(room));
+    findings.extend(facts.direct_now.iter().map(|terms| past(terms)));
     Diagnosis {
         works: findings.iter().all(|it| it.level != Level::Failure),
         findings,
@@ -186,6 +189,16 @@ fn network(facts: &Facts) -> Vec<Finding> {
         );
     }
     findings
+}
+
+fn past(terms: &str) -> Finding {
+    finding(
+        "fail-over",
+        Level::Warning,
+        format!("programs that go {terms} go direct now, as no tunnel of it is healthy"),
+    )
+    .means("what they send leaves by this machine's own routes, until a tunnel of it is healthy again")
+    .remedy("see with `lockne tunnel` what is wrong; without `direct` behind the tunnels they would be silent")
 }
 
 fn room(room: &Room) -> Finding {
@@ -395,6 +408,7 @@ mod tests {
                 pid_max: 65_536,
                 exceeded: true,
             }),
+            direct_now: vec!["via work, else direct".to_owned()],
             ..machine()
         };
 

@@ -32,6 +32,9 @@ pub fn why(it: &Explanation) -> String {
         .map(|rule| format!(", by the rule `{rule}`"))
         .unwrap_or_default();
     let mut text = match &policy.terms.action {
+        _ if policy.direct_now => format!(
+            "{name} goes direct now{by}, as no tunnel of it is healthy and `direct` comes behind them: past every tunnel, by this machine's main routes, with this machine's own resolver. It goes back into the first tunnel that is healthy again, and its connections are cut then."
+        ),
         Action::Via(tunnel) => format!(
             "{name} goes by `{tunnel}` or not at all{by}: its sockets carry the mark {:#x}, {} sends that mark into the tunnel, and the guard drops whatever would leave by another device.",
             policy.mark,
@@ -44,7 +47,7 @@ pub fn why(it: &Explanation) -> String {
         }
         Action::Block => format!("{name} reaches nothing but this machine{by}."),
     };
-    if !policy.terms.lan.is_empty() {
+    if !policy.terms.lan.is_empty() && !policy.direct_now {
         let all: Vec<_> = policy.terms.lan.iter().map(ToString::to_string).collect();
         text = format!("{text} It reaches {} directly.", all.join(", "));
     }
@@ -56,7 +59,8 @@ pub fn why(it: &Explanation) -> String {
         .iter()
         .filter(|route| route.verdict == Verdict::Leaves)
         .count();
-    if matches!(policy.terms.action, Action::Via(_)) && !it.is_elsewhere {
+    let is_bound = matches!(policy.terms.action, Action::Via(_)) && !policy.direct_now;
+    if is_bound && !it.is_elsewhere {
         text += match leaves {
             0 => " Now it is silent: nothing it sends leaves this machine.",
             _ if leaves == it.routes.len() => " Its way is open now.",
@@ -79,6 +83,13 @@ pub fn advice(it: &Explanation) -> Vec<String> {
         }
         return advice;
     };
+    if policy.direct_now {
+        let all: Vec<_> = policy.terms.tunnels().map(|it| format!("`{it}`")).collect();
+        advice.push(format!(
+            "see with `lockne tunnel` why {} does not work; a `via` without `direct` would be silent instead",
+            all.join(" or ")
+        ));
+    }
     if let Some(tunnel) = &it.tunnel {
         advice.extend(of_tunnel(tunnel));
     }
@@ -134,7 +145,11 @@ fn of_sockets(it: &Explanation, policy: &PolicyNow) -> Vec<String> {
     let mut advice = Vec::new();
     let count = |is: fn(&SocketWay) -> bool| it.sockets.iter().filter(|s| is(&s.way)).count();
     let terms = match &policy.terms.action {
-        Action::Via(tunnel) => format!("--via {tunnel}"),
+        Action::Via(_) => {
+            let mut all: Vec<_> = policy.terms.tunnels().map(ToString::to_string).collect();
+            all.extend(policy.terms.or_direct.then(|| "direct".to_owned()));
+            format!("--via {}", all.join(","))
+        }
         Action::Direct => "--direct".to_owned(),
         Action::Block => "--block".to_owned(),
     };
@@ -205,6 +220,7 @@ mod tests {
         let id = PolicyId(NonZeroU8::new(7).unwrap());
         Explanation {
             policy: Some(PolicyNow {
+                direct_now: false,
                 id,
                 terms: Terms::new(Action::Via("work".parse().unwrap())),
                 mark: 0x0700_0000,

@@ -4,14 +4,20 @@
 //! while: a WireGuard peer answers within ten seconds, if only to say that it is there. It works again when
 //! it has done so for a while, so that one that comes and goes is not gone back to each time.
 //!
-//! While none works, the one that was used last stays: its programs are silent, and nothing goes past it.
+//! While none works, the one that was used last stays: its programs are silent, and nothing goes past it. Only
+//! where the terms say `direct` behind them, programs go past all of them, once each has failed for a while.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{policy::Terms, tunnel::TunnelName};
+use crate::{
+    policy::{Action, Terms},
+    tunnel::TunnelName,
+};
 
 /// How long what was sent may stay without an answer.
 pub const SILENCE: Duration = Duration::from_secs(15);
+/// How long every tunnel has to be without a sign of life before programs go past them, where they may.
+pub const GIVEN_UP: Duration = SILENCE;
 /// How long a tunnel that failed has to work before it is used again.
 pub const CALM: Duration = Duration::from_secs(20);
 /// How many pings in a row may be lost.
@@ -43,6 +49,8 @@ pub struct Health {
     lost: u32,
     /// Since when it has worked again, after it failed.
     better: Option<Duration>,
+    /// Since when it has not worked, if it failed: what was sent then had no answer any more.
+    dead: Option<Duration>,
 }
 
 impl Health {
@@ -52,6 +60,20 @@ impl Health {
         self.seen && !self.failed
     }
 
+    /// Forgets what is without an answer: nobody could hear it, or the network needs a moment to be there again.
+    pub const fn wake(&mut self) {
+        self.traffic = None;
+        self.waiting = None;
+        self.lost = 0;
+        self.better = None;
+    }
+
+    /// Whether it has failed, and for so long that it is not to be waited for.
+    fn is_given_up(&self, now: Duration) -> bool {
+        let dead = self.dead.filter(|_| self.failed);
+        dead.is_some_and(|since| now.saturating_sub(since) >= GIVEN_UP)
+    }
+
     /// Takes note of what was seen at the time `now`.
     pub fn observe(&mut self, now: Duration, sign: Sign) {
         let heard = self.hear(now, sign);
@@ -59,6 +81,8 @@ impl Health {
             .waiting
             .is_some_and(|since| now.saturating_sub(since) >= SILENCE);
         if !sign.up || is_silent || self.lost >= LOST_PINGS {
+            self.dead
+                .get_or_insert(self.waiting.filter(|_| is_silent).unwrap_or(now));
             self.failed = true;
             self.better = None;
         } else if self.failed && (heard || self.better.is_some()) {
@@ -66,6 +90,7 @@ impl Health {
             if now.saturating_sub(since) >= CALM {
                 self.failed = false;
                 self.better = None;
+                self.dead = None;
             }
         }
         self.seen = true;
@@ -98,19 +123,63 @@ impl Health {
     }
 }
 
-/// The tunnel that `terms` mean now, if they mean any, after `current` was used.
+/// The way that `terms` mean at the time `now`, if they mean tunnels, after `current` was used.
 #[must_use]
-pub fn choose<'a>(
-    terms: &'a Terms,
+pub fn choose(
+    terms: &Terms,
     health: &BTreeMap<TunnelName, Health>,
-    current: Option<&TunnelName>,
-) -> Option<&'a TunnelName> {
+    current: Option<&Action>,
+    now: Duration,
+) -> Option<Action> {
     let works = |name: &&TunnelName| health.get(*name).is_some_and(Health::works);
-    terms
-        .tunnels()
-        .find(works)
-        .or_else(|| terms.tunnels().find(|name| Some(*name) == current))
-        .or_else(|| terms.tunnels().next())
+    let via = |name: &TunnelName| Action::Via(name.clone());
+    if let Some(first) = terms.tunnels().find(works) {
+        return Some(via(first));
+    }
+    let is_given_up = |name| {
+        let health: Option<&Health> = health.get(name);
+        health.is_some_and(|it| it.is_given_up(now))
+    };
+    if terms.or_direct && (current == Some(&Action::Direct) || terms.tunnels().all(is_given_up)) {
+        return Some(Action::Direct);
+    }
+    let mut tunnels = terms.tunnels().map(via);
+    let first = tunnels.next();
+    if first.as_ref() == current {
+        return first;
+    }
+    tunnels.find(|it| Some(it) == current).or(first)
+}
+
+/// How long a daemon has looked at its tunnels. Time in which nobody looked, as the machine was suspended or the
+/// daemon stopped, is not time in which nobody answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    time: Duration,
+    last: Option<Duration>,
+}
+
+impl Watched {
+    /// The longest time between two looks that counts; shorter than [`SILENCE`], as one look must not be enough.
+    const MOST: Duration = Duration::from_secs(10);
+
+    /// Counts a look at the time `now` of a clock that goes on while the machine sleeps. Returns whether nobody had
+    /// looked for so long that what was seen before says nothing any more.
+    pub fn look(&mut self, now: Duration) -> bool {
+        let last = self.last.replace(now).unwrap_or(now);
+        let since = now.saturating_sub(last);
+        let was_away = since > Self::MOST;
+        if !was_away {
+            self.time += since;
+        }
+        was_away
+    }
+
+    /// The time by which to judge what was seen.
+    #[must_use]
+    pub const fn time(&self) -> Duration {
+        self.time
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +261,84 @@ mod tests {
         assert!(!health.works());
     }
 
+    /// What is chosen at each of these times, while the device of the first tunnel is up or down.
+    fn chosen(terms: &Terms, times: &[(u64, bool)]) -> Vec<String> {
+        let mut health = BTreeMap::new();
+        let mut current = None;
+        let choose = |(now, up): &(u64, bool)| {
+            let now = seconds(*now);
+            for name in terms.tunnels() {
+                let up = *up && Some(name) == terms.tunnels().next();
+                let sign = Sign {
+                    up,
+                    ..Sign::default()
+                };
+                let its: &mut Health = health.entry(name.clone()).or_default();
+                its.observe(now, sign);
+            }
+            current = choose(terms, &health, current.as_ref(), now);
+            current.as_ref().unwrap().to_string()
+        };
+        times.iter().map(choose).collect()
+    }
+
+    #[test]
+    fn direct_behind_tunnels_is_gone_to_late_and_left_when_one_has_worked_for_a_while() {
+        let terms = Terms {
+            or: vec!["b".parse().unwrap()],
+            or_direct: true,
+            ..Terms::new(Action::Via("a".parse().unwrap()))
+        };
+        let times = [
+            (0, true),
+            (1, false),
+            (15, false),
+            (16, false),
+            (17, true),
+            (36, true),
+            (37, true),
+        ];
+
+        let expected = [
+            "via a", "via a", "via a", "direct", "direct", "direct", "via a",
+        ];
+        assert_eq!(chosen(&terms, &times), expected);
+        let silent = Terms {
+            or_direct: false,
+            ..terms
+        };
+        assert_eq!(chosen(&silent, &times), ["via a"; 7]);
+    }
+
+    #[test]
+    fn tunnel_that_nobody_has_looked_at_is_waited_for() {
+        let terms = Terms {
+            or_direct: true,
+            ..Terms::new(Action::Via("a".parse().unwrap()))
+        };
+        let chosen = choose(&terms, &BTreeMap::new(), None, seconds(1000));
+        assert_eq!(chosen, Some(terms.action));
+    }
+
+    #[test]
+    fn time_in_which_nobody_looked_is_no_silence() {
+        let mut watched = Watched::default();
+        let mut health = Health::default();
+        let mut look = |now: u64| {
+            if watched.look(seconds(now)) {
+                health.wake();
+            }
+            health.observe(watched.time(), up(100 * now, 0));
+            health.works()
+        };
+        // Something is sent all the time, and nothing answered; at 23, the machine sleeps for a night.
+        for now in (10..24).chain(30_000..30_015) {
+            assert!(look(now), "{now}");
+        }
+        // Awake, it is as ever.
+        assert!((30_015..30_018).map(look).any(|works| !works));
+    }
+
     #[derive(Clone, Copy, Debug)]
     struct Event {
         tunnel: usize,
@@ -230,10 +377,11 @@ mod tests {
 
         /// For every order of events: a listed tunnel that works, the first of them, or silence in a listed one.
         #[test]
-        fn chosen_tunnel_is_listed_and_works_if_any_does(events in vec(event(), 1..200)) {
+        fn chosen_tunnel_is_listed_and_works_if_any_does(events in vec(event(), 1..200), or_direct: bool) {
             const NAMES: [&str; 4] = ["a", "b", "c", "not-listed"];
             let name = |number: usize| NAMES[number].parse::<TunnelName>().unwrap();
-            let terms = Terms { or: vec![name(1), name(2)], ..Terms::new(Action::Via(name(0))) };
+            let mut dead: BTreeMap<TunnelName, Duration> = BTreeMap::new();
+            let terms = Terms { or: vec![name(1), name(2)], or_direct, ..Terms::new(Action::Via(name(0))) };
             let mut health: BTreeMap<TunnelName, Health> = BTreeMap::new();
             let mut traffic = [(0, 0); 4];
             let mut failed_at: BTreeMap<TunnelName, Duration> = BTreeMap::new();
@@ -259,13 +407,26 @@ mod tests {
                 } else if let Some(at) = failed_at.remove(&name(event.tunnel)) {
                     prop_assert!(now.saturating_sub(at) >= CALM, "it was forgiven too soon");
                 }
-                let chosen = choose(&terms, &health, current.as_ref()).unwrap().clone();
+                let chosen = choose(&terms, &health, current.as_ref(), now).unwrap();
                 let mut working = terms.tunnels().filter(|it| health.get(*it).is_some_and(Health::works));
-                match working.next() {
-                    Some(first) => prop_assert_eq!(&chosen, first),
+                let first = working.next().map(|it| Action::Via(it.clone()));
+                for name in terms.tunnels() {
+                    if health.get(name).is_none_or(Health::works) {
+                        dead.remove(name);
+                    } else {
+                        dead.entry(name.clone()).or_insert(now);
+                    }
+                }
+                match first {
+                    Some(first) => prop_assert_eq!(&chosen, &first),
+                    None if chosen == Action::Direct => {
+                        prop_assert!(or_direct, "nobody said direct");
+                        prop_assert_eq!(dead.len(), 3, "a tunnel was never seen to fail");
+                    }
                     None => prop_assert!(current.is_none_or(|it| it == chosen), "it moved for nothing"),
                 }
-                prop_assert!(terms.tunnels().any(|it| *it == chosen));
+                let listed = |it: &TunnelName| chosen == Action::Via(it.clone());
+                prop_assert!(chosen == Action::Direct || terms.tunnels().any(listed));
                 current = Some(chosen);
             }
         }

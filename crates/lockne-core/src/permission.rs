@@ -230,7 +230,9 @@ impl Granted {
             return Err(Denied::Via(name.clone()));
         }
         match &terms.action {
-            Action::Direct if !self.direct => return Err(Denied::Direct),
+            _ if (terms.or_direct || terms.action == Action::Direct) && !self.direct => {
+                return Err(Denied::Direct);
+            }
             Action::Block if !self.block => return Err(Denied::Block),
             Action::Via(_) | Action::Direct | Action::Block => {}
         }
@@ -297,6 +299,30 @@ mod tests {
 
     fn via(name: &str) -> Terms {
         Terms::new(Action::Via(name.parse().unwrap()))
+    }
+
+    #[test]
+    fn direct_behind_tunnels_is_granted_as_direct_is() {
+        let only = Granted {
+            via: ["work".parse().unwrap()].into(),
+            ..Granted::default()
+        };
+        let both = Granted {
+            direct: true,
+            ..only.clone()
+        };
+        let or_direct = Terms {
+            or_direct: true,
+            ..via("work")
+        };
+
+        assert_eq!(only.use_of(&or_direct), Err(Denied::Direct));
+        assert_eq!(both.use_of(&or_direct), Ok(()));
+        // A program that is bound to its tunnel is not let past it for the asking.
+        let denied = both.change(Some(&via("work")), Some(&via("work")), Some(&or_direct));
+        assert_eq!(denied, Err(Denied::Policed));
+        let denied = both.change(None, Some(&via("work")), Some(&or_direct));
+        assert_eq!(denied, Err(Denied::Switch));
     }
 
     #[test]

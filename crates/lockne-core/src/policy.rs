@@ -57,6 +57,9 @@ pub struct Terms {
     /// action than `via`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub or: Vec<TunnelName>,
+    /// Whether the packets go directly while none of these tunnels works; never with another action than `via`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub or_direct: bool,
     /// Prefixes that are reached directly, past the tunnel.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub lan: BTreeSet<IpNet>,
@@ -73,9 +76,16 @@ impl Terms {
         Self {
             action,
             or: Vec::new(),
+            or_direct: false,
             lan: BTreeSet::new(),
             dns: Vec::new(),
         }
+    }
+
+    /// Whether it depends on what works where packets go.
+    #[must_use]
+    pub const fn has_choice(&self) -> bool {
+        !self.or.is_empty() || self.or_direct
     }
 
     /// The tunnels that packets may take, in the order of preference.
@@ -90,11 +100,12 @@ impl Terms {
     }
 }
 
-/// Prints where packets go, such as `via work, else corp`.
+/// Prints where packets go, such as `via work, else corp, else direct`.
 impl fmt::Display for Terms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.action.fmt(f)?;
-        self.or.iter().try_for_each(|it| write!(f, ", else {it}"))
+        self.or.iter().try_for_each(|it| write!(f, ", else {it}"))?;
+        f.write_str(if self.or_direct { ", else direct" } else { "" })
     }
 }
 

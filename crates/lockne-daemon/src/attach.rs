@@ -54,7 +54,7 @@ impl Daemon {
         notices.extend(self.tell_of_open_sockets(&terms));
         let id = self.policy(terms.clone()).await?;
         self.police(caller, &roots, Some(&terms))?;
-        let terms = self.effective(id).unwrap_or(terms);
+        let terms = self.through_tunnel(id).unwrap_or(terms);
         let existing = request.existing.unwrap_or(match terms.action {
             Action::Via(_) | Action::Block => Existing::Reset,
             Action::Direct => Existing::Keep,

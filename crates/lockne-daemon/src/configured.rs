@@ -357,6 +357,9 @@ impl Daemon {
         let policies = self.policies.clone();
         self.policies.extend(change.new.clone());
         self.policies.extend(change.moved.clone());
+        for id in change.new.keys().chain(change.moved.keys()) {
+            self.failover.choose_first(*id, &self.policies);
+        }
         let before = std::mem::replace(&mut self.configured.config, config);
         let moves: Vec<PolicyId> = change.moved.keys().copied().collect();
         let result = match self.reconcile().await {
@@ -447,7 +450,7 @@ impl Daemon {
             .map(|(rule, (_, policy))| {
                 let mut rule = rule.clone();
                 // What the tunnel reaches directly stays whole too.
-                if let Some(terms) = self.effective(*policy) {
+                if let Some(terms) = self.through_tunnel(*policy) {
                     rule.terms = terms;
                 }
                 CompiledRule {
@@ -491,7 +494,7 @@ impl Daemon {
     /// Cuts the connections of a policy that goes another way now.
     pub(crate) fn cut_elsewhere(&self, id: PolicyId) {
         let lan = self
-            .effective(id)
+            .through_tunnel(id)
             .map(|terms| terms.lan)
             .unwrap_or_default();
         let stays = |peer: std::net::IpAddr| {
@@ -559,11 +562,18 @@ impl Daemon {
 
     /// What a policy says at this moment: with what its tunnel brings along.
     pub(crate) fn effective(&self, id: PolicyId) -> Option<Terms> {
+        let terms = self.policies.get(&id)?;
+        if terms.or_direct && self.failover.chosen(id) == Some(&Action::Direct) {
+            return Some(Terms::new(Action::Direct));
+        }
+        self.through_tunnel(id)
+    }
+
+    /// The same, as it is while a tunnel works: what is bound to it must hold then too.
+    pub(crate) fn through_tunnel(&self, id: PolicyId) -> Option<Terms> {
         let mut terms = self.policies.get(&id)?.clone();
-        if let Some(name) = self
-            .failover
-            .chosen(id)
-            .filter(|name| terms.tunnels().any(|it| it == *name))
+        if let Some(Action::Via(name)) = self.failover.chosen(id)
+            && terms.tunnels().any(|it| it == name)
         {
             terms.action = Action::Via(name.clone());
         }

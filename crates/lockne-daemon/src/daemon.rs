@@ -28,6 +28,7 @@ use tracing::{info, warn};
 use crate::{
     Options, SocketOf,
     authority::{Authority, Caller, Change, Owners},
+    clock::Sleep,
     configured::Configured,
     dns::Stub,
     error::Error,
@@ -220,6 +221,7 @@ impl Daemon {
         let mut room = time::interval(room::LOOK);
         room.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut said = room::Said::default();
+        let mut sleep = Sleep::new();
         let mut watchdog = service::watchdog().map(time::interval);
         announce.say(&Ready::Serving);
         service::ready();
@@ -266,7 +268,13 @@ impl Daemon {
                         break None;
                     }
                 }
-                _ = room.tick() => said.look(&self.kernel),
+                _ = room.tick() => {
+                    said.look(&self.kernel);
+                    if let Some(slept) = sleep.noticed() {
+                        info!(?slept, "the machine was asleep; looking at all anew");
+                        settled = Some(time::Instant::now());
+                    }
+                }
                 () = turn(&mut watchdog) => self.tell_service(),
                 _ = terminate.recv() => break None,
                 _ = interrupt.recv() => break None,
@@ -387,7 +395,7 @@ impl Daemon {
         police(self)?;
         let id = self.policy(terms.clone()).await?;
         police(self)?;
-        let terms = self.effective(id).unwrap_or(terms);
+        let terms = self.through_tunnel(id).unwrap_or(terms);
         let before = self.kernel.standing(pid);
         self.kernel.set_process(pid, Some(id))?;
         let reset = Existing::Reset;
@@ -481,9 +489,11 @@ impl Daemon {
         for name in terms.tunnels() {
             let status = self.tunnel_status(name).await?;
             if status.state != TunnelState::Up {
-                notices.push(format!(
-                    "tunnel `{name}` is not up; the program is silent until it is"
-                ));
+                notices.push(if terms.or_direct {
+                    format!("tunnel `{name}` is not up; while none is, the program goes direct")
+                } else {
+                    format!("tunnel `{name}` is not up; the program is silent until it is")
+                });
             } else if status.addresses.is_empty() {
                 notices.push(format!(
                     "tunnel `{name}` has no address; nothing can go through it"

@@ -13,6 +13,7 @@ use tokio::runtime;
 use crate::{
     Error,
     kernel::{self, Reading},
+    leftover,
     route::{self, Netlink},
     state_dir::StateDir,
 };
@@ -46,6 +47,15 @@ pub fn look(field: MarkField, state: &StateDir) -> Result<Facts, Error> {
         hosts: hosts(&text("/etc/nsswitch.conf")),
         nscd: Path::new("/run/nscd/socket").exists(),
         ipv6: route::has_ipv6() && text("/proc/sys/net/ipv6/conf/all/disable_ipv6").trim() == "0",
+        direct_now: leftover::status(state)
+            .ok()
+            .flatten()
+            .map(|status| status.policies)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|policy| policy.direct_now)
+            .map(|policy| policy.terms.to_string())
+            .collect(),
         room: Reading::open(&state.pins()).and_then(|it| it.room()).ok(),
         release,
     })

@@ -14,7 +14,7 @@ use lockne_core::{
     },
     explain,
     plan::{self, LinkState},
-    policy::{PolicyId, Terms},
+    policy::{Action, PolicyId, Terms},
     rule::RuleName,
 };
 
@@ -123,9 +123,12 @@ impl Daemon {
                 .map(|_| name.to_string()),
             None => None,
         };
+        let asked = self.policies.get(&id);
+        let direct_now = terms.action == Action::Direct && asked.is_some_and(|it| it.or_direct);
         Ok(PolicyNow {
+            direct_now,
             id,
-            terms: terms.clone(),
+            terms: asked.filter(|_| direct_now).unwrap_or(terms).clone(),
             mark: self.options.field.mark(id.get()),
             table: tunnel_of(terms).map(|_| plan::table(id)),
             device,

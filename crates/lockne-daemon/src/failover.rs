@@ -8,13 +8,13 @@ use std::{
 
 use lockne_core::{
     api::{TunnelKind, TunnelState, TunnelStatus},
-    failover::{self, Health, Sign},
+    failover::{self, Health, Sign, Watched},
     policy::{Action, PolicyId, Terms},
     tunnel::TunnelName,
 };
 use tracing::{info, warn};
 
-use crate::{daemon::Daemon, error::Error, ping::Ping};
+use crate::{clock, daemon::Daemon, error::Error, ping::Ping};
 
 /// How often the tunnels are looked at, while a policy has several.
 pub(crate) const LOOK: Duration = Duration::from_secs(1);
@@ -27,30 +27,33 @@ const SESSION: u64 = 180;
 #[derive(Default)]
 pub(crate) struct Failover {
     looks: u32,
+    watched: Watched,
     health: BTreeMap<TunnelName, Health>,
-    /// Which tunnel each policy uses that has several.
-    chosen: BTreeMap<PolicyId, TunnelName>,
+    /// Which way each policy takes that has a choice.
+    chosen: BTreeMap<PolicyId, Action>,
     /// The policies by which pings go into a tunnel.
     ways: BTreeMap<TunnelName, PolicyId>,
     /// How often each tunnel failed or worked again.
     changes: BTreeMap<TunnelName, u64>,
-    /// How often the programs of each policy went to another tunnel.
+    /// How often the programs of each policy went another way.
     switches: BTreeMap<PolicyId, u64>,
     pings: BTreeMap<TunnelName, Ping>,
 }
 
 impl Failover {
-    /// The tunnel that a policy uses now, if it has several.
-    pub(crate) fn chosen(&self, id: PolicyId) -> Option<&TunnelName> {
+    /// The way that a policy takes now, if it has a choice.
+    pub(crate) fn chosen(&self, id: PolicyId) -> Option<&Action> {
         self.chosen.get(&id)
     }
 
-    /// Chooses for a policy that is new, by what is known already.
+    /// Chooses a tunnel for a policy that is new, by what is known already. What it has open goes direct only after
+    /// it was cut, so that is for the next look.
     pub(crate) fn choose_first(&mut self, id: PolicyId, policies: &BTreeMap<PolicyId, Terms>) {
-        let terms = policies.get(&id).filter(|terms| !terms.or.is_empty());
-        let chosen = terms.and_then(|terms| failover::choose(terms, &self.health, None));
-        match chosen {
-            Some(name) => self.chosen.insert(id, name.clone()),
+        let terms = policies.get(&id).filter(|terms| terms.has_choice());
+        let now = self.watched.time();
+        let chosen = terms.and_then(|terms| failover::choose(terms, &self.health, None, now));
+        match chosen.filter(|it| *it != Action::Direct) {
+            Some(way) => self.chosen.insert(id, way),
             None => self.chosen.remove(&id),
         };
     }
@@ -62,7 +65,7 @@ impl Failover {
         Some((health.works(), changes))
     }
 
-    /// How often the programs of a policy went to another tunnel.
+    /// How often the programs of a policy went another way.
     pub(crate) fn switches(&self, id: PolicyId) -> u64 {
         self.switches.get(&id).copied().unwrap_or_default()
     }
@@ -74,15 +77,18 @@ impl Failover {
 }
 
 impl Daemon {
-    /// Whether a policy has several tunnels.
+    /// Whether a policy has a choice of ways.
     pub(crate) fn has_choice(&self) -> bool {
-        self.policies.values().any(|terms| !terms.or.is_empty())
+        self.policies.values().any(Terms::has_choice)
     }
 
-    /// Looks at the tunnels of policies that have several, and moves those whose tunnel fails.
+    /// Looks at the tunnels of policies that have a choice, and moves those whose tunnel fails.
     pub(crate) async fn look_at_tunnels(&mut self) {
-        let choices = self.policies.values().filter(|terms| !terms.or.is_empty());
+        let choices = self.policies.values().filter(|terms| terms.has_choice());
         let names: BTreeSet<TunnelName> = choices.flat_map(Terms::tunnels).cloned().collect();
+        if self.failover.watched.look(clock::since_boot()) {
+            self.failover.health.values_mut().for_each(Health::wake);
+        }
         self.failover.looks = self.failover.looks.wrapping_add(1);
         let keep = |name: &TunnelName| names.contains(name);
         self.failover.health.retain(|name, _| keep(name));
@@ -97,6 +103,10 @@ impl Daemon {
             let sign = self.sign(&status).await;
             self.observe(name, sign);
         }
+        if let Err(error) = self.keep_ways().await {
+            let error = error.refusal();
+            warn!(?error, "cannot keep late answers of a tunnel in it");
+        }
         if let Err(error) = self.choose().await {
             let error = error.refusal();
             warn!(?error, "cannot move programs to a tunnel that works");
@@ -106,7 +116,7 @@ impl Daemon {
     fn observe(&mut self, name: &TunnelName, sign: Sign) {
         let health = self.failover.health.entry(name.clone()).or_default();
         let before = *health;
-        health.observe(self.started.elapsed(), sign);
+        health.observe(self.failover.watched.time(), sign);
         if before != Health::default() && before.works() != health.works() {
             let state = if health.works() {
                 "works again"
@@ -159,9 +169,28 @@ impl Daemon {
         sign
     }
 
-    async fn ping(&mut self, name: &TunnelName, address: IpAddr) -> Result<Option<bool>, Error> {
+    /// What arrives late by a tunnel, for connections that were cut when programs went past it, is answered by the
+    /// kernel with the mark of a policy. That must be one that never leaves the tunnel.
+    async fn keep_ways(&mut self) -> Result<(), Error> {
+        let terms = self.policies.values().filter(|terms| terms.or_direct);
+        let names: BTreeSet<TunnelName> = terms.flat_map(Terms::tunnels).cloned().collect();
+        for name in names {
+            if !self.failover.ways.contains_key(&name) {
+                self.only(&name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The policy that is this tunnel and nothing else.
+    async fn only(&mut self, name: &TunnelName) -> Result<PolicyId, Error> {
         let id = self.policy(Terms::new(Action::Via(name.clone()))).await?;
         self.failover.ways.insert(name.clone(), id);
+        Ok(id)
+    }
+
+    async fn ping(&mut self, name: &TunnelName, address: IpAddr) -> Result<Option<bool>, Error> {
+        let id = self.only(name).await?;
         let is_other = |ping: &Ping| ping.address() != address;
         if self.failover.pings.get(name).is_none_or(is_other) {
             let mark = self.options.field.mark(id.get());
@@ -175,17 +204,33 @@ impl Daemon {
     pub(crate) async fn choose(&mut self) -> Result<(), Error> {
         let mut chosen = BTreeMap::new();
         let mut moved = Vec::new();
-        for (id, terms) in self.policies.iter().filter(|(_, it)| !it.or.is_empty()) {
+        let mut past = BTreeSet::new();
+        let time = self.failover.watched.time();
+        for (id, terms) in self.policies.iter().filter(|(_, it)| it.has_choice()) {
             let before = self.failover.chosen.get(id);
-            let now = failover::choose(terms, &self.failover.health, before);
-            if let Some(now) = now {
-                let first = terms.tunnels().next();
-                if before.or(first) != Some(now) {
-                    warn!(policy = %id, tunnel = %now, "programs use another tunnel now");
-                    moved.push(*id);
+            let Some(now) = failover::choose(terms, &self.failover.health, before, time) else {
+                continue;
+            };
+            let before = before.unwrap_or(&terms.action);
+            if *before != now {
+                match (&now, before) {
+                    (Action::Direct, _) => {
+                        warn!(policy = %id, "programs go direct now, as no tunnel of it is healthy");
+                    }
+                    (_, Action::Direct) => warn!(policy = %id, "programs go {now} again"),
+                    _ => warn!(policy = %id, "programs go {now} now"),
                 }
-                chosen.insert(*id, now.clone());
+                if [before, &now].contains(&&Action::Direct) {
+                    past.insert(*id);
+                }
+                moved.push(*id);
             }
+            chosen.insert(*id, now);
+        }
+        // The kernel tells the far end of a connection that it is cut. Nothing of a tunnel may leave past it, and
+        // nothing of outside by it, not even that.
+        for id in &past {
+            self.cut_elsewhere(*id);
         }
         for id in &moved {
             *self.failover.switches.entry(*id).or_default() += 1;
@@ -200,7 +245,7 @@ impl Daemon {
         self.reconcile().await?;
         // They have the address of the other tunnel, so they are silent until that one is used again.
         for id in moved {
-            if !self.keeps_connections_of(id) {
+            if past.contains(&id) || !self.keeps_connections_of(id) {
                 self.cut_elsewhere(id);
             }
         }

@@ -155,17 +155,6 @@ impl Kernel {
             .map_err(Error::map(name::POLICIES))
     }
 
-    /// What policy `id` lets out.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses.
-    pub fn policy(&self, id: PolicyId) -> Result<Policy, Error> {
-        self.policies
-            .get(&id.get().into(), 0)
-            .map_err(Error::map(name::POLICIES))
-    }
-
     /// Shuts policy `id`, which nothing uses any more, so that its number can be another's.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 mod attach;
 mod authority;
+mod clock;
 pub mod config;
 mod configured;
 mod connection;

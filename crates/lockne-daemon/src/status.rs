@@ -131,6 +131,7 @@ pub(crate) fn policy_status(
         mark,
         table: tunnel_of(terms).map(|_| plan::table(id)),
         device,
+        direct_now: terms.or_direct && kernel.policy(id)?.is_direct(),
         resolvers: kernel.resolvers(id)?,
         processes: processes
             .into_iter()

@@ -20,7 +20,7 @@ use std::{
     collections::BTreeMap,
     io::{self, ErrorKind},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use lockne_core::{
@@ -220,9 +220,9 @@ impl Wireguard {
         self.watched.status().await
     }
 
-    /// When the last handshake with each peer was, by its public key, as far as [`status`](Self::status) has seen.
+    /// How long ago the last handshake with each peer was, by its public key, as far as [`status`](Self::status) has seen.
     #[must_use]
-    pub fn handshakes(&self) -> BTreeMap<String, Instant> {
+    pub fn handshakes(&self) -> BTreeMap<String, Duration> {
         self.watched.handshakes()
     }
 

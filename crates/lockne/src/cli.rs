@@ -168,7 +168,7 @@ pub(crate) struct Run {
 #[group(required = true, multiple = false)]
 pub(crate) struct ActionArgs {
     /// Go through this: a tunnel that is up, a network interface, or a wg-quick file
-    /// (again for one to use in need)
+    /// (again for one to use in need; `direct` may be the last)
     #[arg(long, value_name = "TUNNEL", value_delimiter = ',')]
     pub(crate) via: Vec<String>,
     /// Go past every tunnel, even where the default route is one

@@ -72,6 +72,9 @@ pub struct PolicyNow {
     pub table: Option<u32>,
     /// The device its packets may leave by; `None` means silence, or any device for `direct`.
     pub device: Option<String>,
+    /// Whether it goes direct now, as none of its tunnels works and its terms say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct_now: bool,
     /// Packets and bytes of all its processes; loopback does not count.
     pub traffic: Traffic,
 }

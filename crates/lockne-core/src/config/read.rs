@@ -261,6 +261,7 @@ impl Whole {
             reader.check_keys(table, &DEFAULT);
             let existing = existing(&mut reader, table);
             let terms = self.terms(&mut reader, table, top.key("default"), complete);
+            refuse_kept(&mut reader, table, terms.as_ref(), existing);
             self.config.default = terms.map(|terms| Fallback { terms, existing });
         }
         if let Some(value) = top.get("metrics")
@@ -318,6 +319,8 @@ impl Whole {
         }
         let existing = existing(reader, table);
         let terms = self.terms(reader, table, at.clone(), complete);
+        refuse_kept(reader, table, terms.as_ref(), existing);
+        refuse_script(reader, table, matches.as_ref(), terms.as_ref());
         let (Some(name), Some(matches)) = (name, matches) else {
             return;
         };
@@ -393,13 +396,13 @@ impl Whole {
             reader.problem(at, message, Some(hint.to_owned()));
             return None;
         };
-        let (action, or) = match value.get_ref() {
+        let (action, or, or_direct) = match value.get_ref() {
             DeValue::String(text) => match text.as_ref() {
-                "direct" => (Action::Direct, Vec::new()),
-                "block" => (Action::Block, Vec::new()),
+                "direct" => (Action::Direct, Vec::new(), false),
+                "block" => (Action::Block, Vec::new(), false),
                 name => {
                     let name = self.tunnel_name(reader, name, value.span(), complete)?;
-                    (Action::Via(name), Vec::new())
+                    (Action::Via(name), Vec::new(), false)
                 }
             },
             DeValue::Array(values) => self.order(reader, values, value.span(), complete)?,
@@ -420,19 +423,20 @@ impl Whole {
         Some(Terms {
             action,
             or,
+            or_direct,
             lan,
             dns,
         })
     }
 
-    /// Tunnels in an order of preference.
+    /// Tunnels in an order of preference, and whether `direct` comes behind them.
     fn order(
         &mut self,
         reader: &mut Reader<'_>,
         values: &[Value<'_>],
         at: Range<usize>,
         complete: bool,
-    ) -> Option<(Action, Vec<TunnelName>)> {
+    ) -> Option<(Action, Vec<TunnelName>, bool)> {
         if values.is_empty() {
             let message = "`via` is an empty list";
             let hint = "name a tunnel, or write `via = \"block\"`".to_owned();
@@ -440,12 +444,25 @@ impl Whole {
             return None;
         }
         let mut names: Vec<TunnelName> = Vec::new();
-        for value in values {
+        let mut or_direct = false;
+        for (at, value) in values.iter().enumerate() {
             let text = reader.string(value, "via")?;
+            if text == "direct" && at > 0 && at + 1 == values.len() {
+                or_direct = true;
+                continue;
+            }
             if text == "direct" || text == "block" {
-                let message = format!("`{text}` cannot be one of several in `via`");
-                let hint = "while none of the tunnels works, the program is silent; nothing goes \
-                            past them";
+                let message = match text {
+                    "direct" => "`direct` can only be the last of several in `via`",
+                    _ => "`block` cannot be one of several in `via`",
+                };
+                let hint = match text {
+                    "direct" if values.len() == 1 => "`via = \"direct\"` goes past every tunnel",
+                    _ => {
+                        "while none of the tunnels works, the program is silent; with `direct` \
+                         behind them it goes past them then"
+                    }
+                };
                 reader.problem(value.span(), message, Some(hint.to_owned()));
                 return None;
             }
@@ -458,7 +475,7 @@ impl Whole {
             names.push(name);
         }
         let mut names = names.into_iter();
-        Some((Action::Via(names.next()?), names.collect()))
+        Some((Action::Via(names.next()?), names.collect(), or_direct))
     }
 
     /// The interface of the tunnel that `via` names.
@@ -548,6 +565,37 @@ fn user(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<User> {
             }
             id.map(User::Id)
         }
+    }
+}
+
+/// A script of the same name elsewhere counts as this one. In a tunnel that costs little; past it, it is a leak.
+fn refuse_script(
+    reader: &mut Reader<'_>,
+    table: Table<'_>,
+    matches: Option<&Match>,
+    terms: Option<&Terms>,
+) {
+    let is_script = matches.is_some_and(|matches| matches.script);
+    let is_way_out = |terms: &Terms| terms.or_direct || terms.action == Action::Direct;
+    if is_script && terms.is_some_and(is_way_out) {
+        let message = "a script cannot be let past tunnels by a rule";
+        let hint = "scripts are told by interpreter and name, and any other of this name would be let past \
+                    too; start it with `lockne run --direct`";
+        reader.problem(table.key("script"), message, Some(hint.to_owned()));
+    }
+}
+
+/// A connection that was kept would go on past the tunnel then, with the tunnel's address.
+fn refuse_kept(
+    reader: &mut Reader<'_>,
+    table: Table<'_>,
+    terms: Option<&Terms>,
+    existing: Existing,
+) {
+    if existing == Existing::Keep && terms.is_some_and(|terms| terms.or_direct) {
+        let message = "`existing = \"keep\"` does not go with `direct` behind tunnels";
+        let hint = "a connection from a tunnel would go on past it; remove `existing`".to_owned();
+        reader.problem(table.key("existing"), message, Some(hint));
     }
 }
 

@@ -98,7 +98,7 @@ fn what_contradicts_itself() {
         "via = \"work\"",
         "via = \"block\"\ndns = [\"9.9.9.9\"]"
     ));
-    assert_snapshot!(instead("via = \"work\"", "via = [\"work\", \"direct\"]"));
+    assert_snapshot!(instead("via = \"work\"", "via = [\"direct\", \"work\"]"));
     assert_snapshot!(instead("via = \"work\"", "via = [\"work\", \"work\"]"));
     assert_snapshot!(instead("via = \"work\"", "via = []"));
     assert_snapshot!(instead("exe = \"/usr/bin/firefox\"\n", ""));
@@ -115,6 +115,14 @@ fn what_contradicts_itself() {
         "unit = \"transmission\""
     ));
     assert_snapshot!(instead("interface = \"tun0\"", "interface = \"work\""));
+    let kept = "via = [\"work\", \"direct\"]\nexisting = \"keep\"";
+    assert_snapshot!(instead("via = \"work\"", kept));
+    assert_snapshot!(instead("via = \"work\"", "via = [\"work\", \"block\"]"));
+    assert_snapshot!(instead("via = \"work\"", "via = [\"direct\"]"));
+    let script = "script = true\nvia = \"direct\"";
+    assert_snapshot!(instead("via = \"work\"", script));
+    let script = "script = true\nvia = [\"work\", \"direct\"]";
+    assert_snapshot!(instead("via = \"work\"", script));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU8, path::Path};
 
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
-use lockne_abi::{Counters, Endpoint, Member, PROCESSES_PER_PAGE, Resolvers, name};
+use lockne_abi::{Counters, Endpoint, Member, PROCESSES_PER_PAGE, Policy, Resolvers, name};
 use lockne_core::{api::Room, policy::PolicyId};
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
 /// The maps, opened by their pins.
 pub struct Reading {
     pub(super) processes: Table,
+    policies: Array<MapData, Policy>,
     counters: PerCpuArray<MapData, Counters>,
     forks: PerCpuArray<MapData, u64>,
     resolvers: Array<MapData, Resolvers>,
@@ -35,6 +36,7 @@ impl Reading {
         let per_cpu = |name| data(name).map(Map::PerCpuArray);
         Ok(Self {
             processes: processes.map_err(|error| failed()(error.into()))?,
+            policies: typed(name::POLICIES, Map::Array(data(name::POLICIES)?))?,
             counters: typed(name::COUNTERS, per_cpu(name::COUNTERS)?)?,
             forks: typed(name::FORKS, per_cpu(name::FORKS)?)?,
             resolvers: typed(name::RESOLVERS, Map::Array(data(name::RESOLVERS)?))?,
@@ -152,6 +154,17 @@ impl Reading {
     fn forks(&self) -> Result<u64, Error> {
         let cpus = self.forks.get(&0, 0).map_err(Error::map(name::FORKS))?;
         Ok(cpus.iter().sum())
+    }
+
+    /// What policy `id` lets out.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn policy(&self, id: PolicyId) -> Result<Policy, Error> {
+        self.policies
+            .get(&id.get().into(), 0)
+            .map_err(Error::map(name::POLICIES))
     }
 
     /// Whom programs under policy `id` ask for names.

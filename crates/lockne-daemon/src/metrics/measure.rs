@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     num::NonZeroU8,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use lockne_core::{
@@ -72,7 +72,7 @@ impl Daemon {
                 let labels = [&*number, rule, tunnel.as_str()];
                 samples.add(&of::POLICY_TUNNEL, &labels, used == Some(tunnel));
             }
-            if !terms.or.is_empty() {
+            if terms.has_choice() {
                 samples.add(&of::SWITCHES, &labels, self.failover.switches(*id));
             }
         }
@@ -115,7 +115,7 @@ impl Daemon {
                 samples.add(&of::PEER_TRANSMIT_BYTES, &labels, peer.tx_bytes);
                 samples.add(&of::PEER_RECEIVE_BYTES, &labels, peer.rx_bytes);
                 if let Some(time) = handshakes.get(&peer.public_key) {
-                    let time = SystemTime::now() - time.elapsed();
+                    let time = SystemTime::now() - *time;
                     // The time of the same handshake must stay the same.
                     samples.add(&of::HANDSHAKE, &labels, timestamp(time).round());
                 }
@@ -124,7 +124,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn handshakes(&self, name: &TunnelName) -> BTreeMap<String, Instant> {
+    fn handshakes(&self, name: &TunnelName) -> BTreeMap<String, Duration> {
         let live = self.tunnels.get(name).and_then(|it| it.wireguard.as_ref());
         live.map_or_else(BTreeMap::new, |live| live.wireguard.handshakes())
     }
@@ -147,7 +147,8 @@ fn via(terms: &Terms) -> String {
         Action::Direct => "direct".to_owned(),
         Action::Block => "block".to_owned(),
         Action::Via(_) => {
-            let names: Vec<&str> = terms.tunnels().map(TunnelName::as_str).collect();
+            let mut names: Vec<&str> = terms.tunnels().map(TunnelName::as_str).collect();
+            names.extend(terms.or_direct.then_some("direct"));
             names.join(",")
         }
     }

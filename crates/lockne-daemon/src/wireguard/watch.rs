@@ -4,11 +4,11 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     sync::{Mutex, PoisonError, Weak},
-    time::{self, Duration},
+    time::Duration,
 };
 
 use lockne_core::{api::PeerStatus, wgquick::PublicKey};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     Device, Error, SESSION_LIFE,
@@ -16,6 +16,7 @@ use super::{
     peer::{Named, PeerState},
     resolve,
 };
+use crate::clock::{self, Sleep};
 
 /// gotatun forgets a handshake with its session, after nine minutes at the latest.
 const REMEMBER: Duration = Duration::from_secs(5);
@@ -23,12 +24,15 @@ const REMEMBER: Duration = Duration::from_secs(5);
 /// As wireguard-tools' reresolve-dns does it from a timer.
 const RESOLVE: Duration = Duration::from_secs(30);
 
+/// When the last handshake with each peer was, since boot: a session grows old while the machine sleeps.
+type Handshakes = HashMap<PublicKey, Duration>;
+
 /// A device, with what it forgets.
 pub(super) struct Watched {
     pub(super) device: Device,
     pub(super) death: Death,
     order: Vec<PublicKey>,
-    handshakes: Mutex<HashMap<PublicKey, Instant>>,
+    handshakes: Mutex<Handshakes>,
 }
 
 impl Watched {
@@ -50,13 +54,14 @@ impl Watched {
         Ok(peers.into_iter().map(PeerStatus::from).collect())
     }
 
-    /// When the last handshake with each peer was.
-    pub(super) fn handshakes(&self) -> BTreeMap<String, time::Instant> {
+    /// How long ago the last handshake with each peer was.
+    pub(super) fn handshakes(&self) -> BTreeMap<String, Duration> {
         let handshakes = self.handshakes.lock();
         let handshakes = handshakes.unwrap_or_else(PoisonError::into_inner);
+        let now = clock::since_boot();
         let known = handshakes.iter();
         known
-            .map(|(key, time)| (key.to_string(), time.into_std()))
+            .map(|(key, time)| (key.to_string(), now.saturating_sub(*time)))
             .collect()
     }
 
@@ -65,16 +70,9 @@ impl Watched {
             Device::Kernel(kernel) => kernel.peers()?,
             Device::Embedded(embedded) => embedded.peers().await,
         };
-        let now = Instant::now();
         let handshakes = self.handshakes.lock();
         let mut handshakes = handshakes.unwrap_or_else(PoisonError::into_inner);
-        for peer in &mut peers {
-            if let Some(time) = peer.handshake_age.and_then(|age| now.checked_sub(age)) {
-                handshakes.insert(peer.public_key, time);
-            }
-            let last = handshakes.get(&peer.public_key);
-            peer.handshake_age = last.map(|time| now.duration_since(*time));
-        }
+        remember(&mut handshakes, &mut peers, clock::since_boot());
         Ok(peers)
     }
 
@@ -126,6 +124,17 @@ impl Watched {
     }
 }
 
+/// Adds what the device knows at the time `now`, and what it has forgotten.
+fn remember(handshakes: &mut Handshakes, peers: &mut [PeerState], now: Duration) {
+    for peer in peers {
+        if let Some(age) = peer.handshake_age {
+            handshakes.insert(peer.public_key, now.saturating_sub(age));
+        }
+        let last = handshakes.get(&peer.public_key);
+        peer.handshake_age = last.map(|time| now.saturating_sub(*time));
+    }
+}
+
 /// Watches until the tunnel is gone.
 pub(super) async fn run(watched: Weak<Watched>, named: Vec<Named>, mark: Option<u32>) {
     let mut remember = interval(REMEMBER);
@@ -134,11 +143,16 @@ pub(super) async fn run(watched: Weak<Watched>, named: Vec<Named>, mark: Option<
     resolve.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The addresses were looked up just now.
     resolve.reset();
+    let mut sleep = Sleep::new();
     loop {
         tokio::select! {
             _ = remember.tick() => {
                 let Some(watched) = watched.upgrade() else { return };
                 watched.look().await;
+                // Its sessions are over, and the far end may be elsewhere by now.
+                if sleep.noticed().is_some() {
+                    watched.resolve(&named, mark).await;
+                }
             }
             _ = resolve.tick() => {
                 let Some(watched) = watched.upgrade() else { return };
@@ -158,5 +172,35 @@ impl From<PeerState> for PeerStatus {
             rx_bytes: state.rx_bytes,
             tx_bytes: state.tx_bytes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshake_grows_old_while_the_machine_sleeps() {
+        let seconds = Duration::from_secs;
+        let peer = |handshake_age| PeerState {
+            public_key: PublicKey::from_bytes([7; 32]),
+            endpoint: None,
+            allowed_ips: Vec::new(),
+            handshake_age,
+            rx_bytes: 0,
+            tx_bytes: 0,
+        };
+        let mut handshakes = Handshakes::new();
+        let mut at = |now, known| {
+            let mut peers = [peer(known)];
+            remember(&mut handshakes, &mut peers, seconds(now));
+            peers[0].handshake_age
+        };
+
+        assert_eq!(at(1000, None), None);
+        assert_eq!(at(1000, Some(seconds(10))), Some(seconds(10)));
+        // It has slept for a night, and the device has forgotten its session.
+        assert_eq!(at(31_000, None), Some(seconds(30_010)));
+        assert!(seconds(30_010) > SESSION_LIFE, "so it is asked anew");
     }
 }

@@ -40,7 +40,7 @@ pub(crate) fn explain(place: &Place, args: &Explain) -> Result<ExitCode> {
                 Some(policy) => failure
                     .why(format!(
                         "what it left in the kernel still holds process {} to: {}",
-                        args.pid, policy.terms.action
+                        args.pid, policy.terms
                     ))
                     .hint("`sudo lockne daemon` takes over"),
                 None => failure.why(format!(
@@ -49,7 +49,15 @@ pub(crate) fn explain(place: &Place, args: &Explain) -> Result<ExitCode> {
                 )),
             }
         }
-        _ => Failure::new("lockne is not active: no daemon, no rules")
+        // An ordinary user may not look. What is there may hold the process, so nothing is said of that.
+        Err(failure) => Failure::new("no lockne daemon runs, so there is nobody to ask")
+            .why(format!(
+                "one has left something here, which this user cannot read: it may hold process {} still",
+                args.pid
+            ))
+            .why(failure.to_line())
+            .hint(format!("`sudo lockne explain {}` tells", args.pid)),
+        Ok(None) => Failure::new("lockne is not active: no daemon, no rules")
             .why("no program has a policy, each uses this machine's own routes")
             .hint("start one with `lockne run`, or `lockne attach` one that runs"),
     })?;
@@ -114,10 +122,13 @@ fn print(it: &Explanation) -> Result<()> {
 }
 
 fn policy_rows(policy: &PolicyNow, row: &mut impl FnMut(&str, String)) {
-    row(
-        "policy",
-        format!("{} (number {})", policy.terms.action, policy.id),
-    );
+    row("policy", format!("{} (number {})", policy.terms, policy.id));
+    if policy.direct_now {
+        row(
+            "device",
+            format!("{WARN}any: direct, as no tunnel of it is healthy{WARN:#}"),
+        );
+    }
     row("mark", format!("{:#x}", policy.mark));
     if let Some(table) = policy.table {
         row("table", table.to_string());

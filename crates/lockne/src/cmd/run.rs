@@ -74,7 +74,18 @@ pub(crate) fn terms(
 ) -> failure::Result<(Terms, Option<api::TunnelUp>)> {
     let mut file = None;
     let mut names: Vec<TunnelName> = Vec::new();
-    for via in &action.via {
+    let mut or_direct = false;
+    for (at, via) in action.via.iter().enumerate() {
+        if via == "direct" && at > 0 {
+            if at + 1 < action.via.len() {
+                return Err(
+                    Failure::new("`direct` can only be the last of several in `--via`")
+                        .hint("what comes behind it would never be used"),
+                );
+            }
+            or_direct = true;
+            continue;
+        }
         let name = if via.contains('/') || Path::new(via).extension() == Some(OsStr::new("conf")) {
             if file.is_some() {
                 return Err(Failure::new("only one wg-quick file can be given")
@@ -105,6 +116,7 @@ pub(crate) fn terms(
     let terms = Terms {
         action: way,
         or: names.collect(),
+        or_direct,
         lan: lan.iter().copied().collect(),
         dns: dns.to_vec(),
     };

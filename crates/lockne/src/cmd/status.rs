@@ -119,6 +119,7 @@ fn policies(policies: &[PolicyStatus]) -> comfy_table::Table {
     ]);
     for policy in policies {
         let device = match (&policy.terms.action, &policy.device) {
+            _ if policy.direct_now => "any, no tunnel works".to_owned(),
             (Action::Via(_), None) => "none, silent".to_owned(),
             (Action::Via(_), Some(device)) => device.clone(),
             (Action::Direct, _) => "any".to_owned(),
@@ -150,7 +151,7 @@ fn policies(policies: &[PolicyStatus]) -> comfy_table::Table {
             output::bytes(policy.traffic.rx_bytes)
         };
         table.add_row([
-            policy.terms.action.to_string(),
+            policy.terms.to_string(),
             device,
             dns,
             processes,

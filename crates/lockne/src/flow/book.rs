@@ -161,6 +161,7 @@ impl Book {
         let is_lan = policy.terms.lan.iter().any(|lan| lan.contains(&remote));
         match policy.terms.action {
             Action::Direct => Way::Direct,
+            _ if policy.direct_now => Way::Direct,
             // Before its first packet, it has none.
             Action::Via(_) if flow.ifindex == 0 || device == Some(&flow.ifindex) => Way::Tunnelled,
             Action::Via(_) if is_lan => Way::Direct,

@@ -21,6 +21,7 @@ use crate::{
 
 tests! { ROOTED:
     user_without_grants_may_only_look,
+    user_is_told_that_a_dead_daemon_left_something_and_not_that_nothing_is_there,
     user_gets_what_is_granted_and_sees_only_his_own,
     configuration_says_who_may_what,
     process_that_only_partly_is_the_users_is_refused,
@@ -111,6 +112,21 @@ fn lockne(place: &Place, uid: u32, script: &str) -> std::process::Command {
     let mut command = place.command("sh");
     command.args(["-c", &script]);
     command
+}
+
+fn user_is_told_that_a_dead_daemon_left_something_and_not_that_nothing_is_there() {
+    let place = Place::new();
+    place.open();
+    place.daemon().kill();
+
+    let output = lockne(&place, USER, "/proc/self/fd/7 explain $$")
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("this user cannot read"), "{said}");
+    assert!(!said.contains("not active"), "{said}");
 }
 
 fn user_without_grants_may_only_look() {

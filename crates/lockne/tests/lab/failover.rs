@@ -10,6 +10,7 @@ use std::{
 use lockne_core::api::{Explanation, TunnelState};
 use lockne_lab::{
     origin::{HTTP_PORT, Service},
+    packet::Content,
     probe::{Action, Outcome, Probe},
     program,
     provider::Provider,
@@ -19,7 +20,7 @@ use crate::{
     fault::Hammers,
     home::{Daemon, Home, wait_until},
     tests,
-    way::{ORIGIN, client},
+    way::{HOME, ORIGIN, client},
 };
 
 tests! {
@@ -27,6 +28,7 @@ tests! {
     programs_use_the_second_tunnel_while_the_first_is_down,
     tunnel_whose_probe_is_not_answered_is_left_though_its_far_end_lives,
     connections_are_cut_or_kept_as_the_rule_says needs ["ip"],
+    direct_behind_a_tunnel_is_gone_while_it_does_not_work_and_left_again,
 }
 
 pub(crate) fn addresses(provider: &Provider) -> [IpAddr; 2] {
@@ -35,7 +37,10 @@ pub(crate) fn addresses(provider: &Provider) -> [IpAddr; 2] {
 
 /// Waits until all kinds of traffic come by this provider, and nothing by another for a while.
 pub(crate) fn wait_until_by(home: &Home, provider: &Provider) {
-    let wanted = addresses(provider);
+    wait_until_from(home, addresses(provider));
+}
+
+fn wait_until_from(home: &Home, wanted: [IpAddr; 2]) {
     let deadline = Instant::now() + Duration::from_secs(90);
     loop {
         home.lab.origin.clear();
@@ -179,4 +184,64 @@ fn connections_are_cut_or_kept_as_the_rule_says() {
         "{sockets:?}"
     );
     home.assert_no_leak();
+}
+
+fn direct_behind_a_tunnel_is_gone_while_it_does_not_work_and_left_again() {
+    let home = Home::with_tunnels();
+    let a = &home.lab.provider_a;
+    let hammers = Hammers::start(&home, "a,direct", addresses(a));
+    let hold = Probe::new(Action::Hold, SocketAddr::new(ORIGIN[0], HTTP_PORT));
+    let mut connected = home.start(["--via", "a,direct"], &hold);
+    connected.wait_until_ready().unwrap();
+    let bound = home.start(["--via", "a"], &hold);
+    let pid = hammers.pids().pop_first().unwrap().to_string();
+    let policy = || {
+        let policies = home.status().unwrap().policies;
+        policies.into_iter().find(|it| it.terms.or_direct).unwrap()
+    };
+    assert!(!policy().direct_now);
+    assert!(!policy().resolvers.is_empty(), "the tunnel's resolver");
+    home.assert_no_leak();
+
+    a.cut().unwrap();
+    wait_until_from(&home, HOME);
+
+    assert!(policy().direct_now);
+    assert_eq!(policy().resolvers, [] as [IpAddr; 0], "this machine's own");
+    let said = home.must(["explain", &pid]);
+    assert!(
+        said.contains("goes direct now, as no tunnel of it is healthy"),
+        "{said}"
+    );
+    let said = home.must(["status"]);
+    assert!(said.contains("any, no tunnel works"), "{said}");
+    let said = home.must(["doctor"]);
+    assert!(
+        said.contains("go via a, else direct go direct now"),
+        "{said}"
+    );
+    let report = connected.finish().unwrap();
+    assert!(
+        matches!(&report.outcome, Outcome::Ended { why, .. } if why == "ECONNABORTED"),
+        "{report:?}"
+    );
+    // Who did not say so is silent, and nothing of a connection by the tunnel leaves past it.
+    for flow in home.leaks() {
+        if let Content::Ip(ip) = &flow.packet.content {
+            let ends = [ip.source, ip.destination];
+            assert!(ends.iter().any(|it| HOME.contains(it)), "{flow:?}");
+            assert!(!ends.iter().any(|it| addresses(a).contains(it)), "{flow:?}");
+        }
+    }
+    drop(bound);
+
+    a.restore().unwrap();
+    wait_until_by(&home, a);
+
+    assert!(!policy().direct_now);
+    assert!(!policy().resolvers.is_empty());
+    home.wire.settle().unwrap();
+    home.wire.clear();
+    hammers.wait_until_they_arrive();
+    hammers.finish();
 }

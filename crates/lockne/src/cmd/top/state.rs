@@ -150,7 +150,10 @@ impl State {
             .collect();
         self.groups.clear();
         for policy in book.status.iter().flat_map(|status| &status.policies) {
-            let terms = policy.terms.to_string();
+            let mut terms = policy.terms.to_string();
+            if policy.direct_now {
+                terms += " (direct now, as no tunnel of it is healthy)";
+            }
             let label = match book.rule(policy.id) {
                 Some(rule) => format!("{rule}: {terms}"),
                 None => terms,
