@@ -144,13 +144,36 @@ impl Closed {
     pub const TAG: u32 = 13;
 }
 
+/// An answer of a name server, as it came to the process that asked. Behind it is the packet, from the IP
+/// header on, and more, which means nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// [`Self::TAG`].
+    pub tag: u32,
+    /// The bytes of the packet.
+    pub length: u32,
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// The process that made the socket, or 0.
+    pub pid: u32,
+    /// The mark of the question.
+    pub mark: u32,
+}
+
+impl Answer {
+    /// What a record of this kind starts with.
+    pub const TAG: u32 = 14;
+}
+
+const _: () = assert!(size_of::<Answer>() == 24);
 const _: () = assert!(size_of::<Flow>() == 128);
 const _: () = assert!(size_of::<Turn>() == 144);
 const _: () = assert!(size_of::<Closed>() == 24);
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Closed, Flow, Turn};
+    use super::{Answer, Closed, Flow, Turn};
 
     // SAFETY: integers that fill the struct, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Flow {}
@@ -158,6 +181,8 @@ mod user {
     unsafe impl aya::Pod for Turn {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Closed {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Answer {}
 }
 
 #[cfg(test)]
