@@ -70,6 +70,7 @@ pub(crate) fn top(place: &Place, args: &Top) -> Result<ExitCode> {
                 .drain(|turn| match turn {
                     Turn::Begins(flow) => book.learn(flow.mark, place),
                     Turn::Ends { flow, time } => ledger.end(flow, time, &mut book),
+                    Turn::Answers { answer, packet } => book.hear(answer, packet),
                 })
                 .map_err(failed)?;
             let live: Vec<_> = flows.live().collect();

@@ -1,6 +1,6 @@
 //! Names: whomever a policed program asks, its tunnel's resolver answers, and the home's hears nothing.
 
-mod bench;
+pub(crate) mod bench;
 mod program;
 
 use std::net::IpAddr;

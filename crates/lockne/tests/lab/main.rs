@@ -33,6 +33,7 @@ mod older;
 mod order;
 mod path;
 mod peer;
+mod remote;
 mod rule;
 mod survival;
 mod terminal;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         ("order", order::TESTS),
         ("path", path::TESTS),
         ("peer", peer::TESTS),
+        ("remote", remote::TESTS),
         ("rule", rule::TESTS),
         ("survival", survival::TESTS),
         ("top", top::TESTS),
