@@ -180,7 +180,12 @@ fn downloads_are_moved_cut_and_blocked_by_keys() {
     let mut select = |terminal: &mut Terminal, pid: u32| {
         let erase = "\x7f".repeat(filter.len());
         filter = pid.to_string();
-        terminal.press(&format!("/{erase}{filter}\r\x1b[Hjj"));
+        terminal.press(&format!("/{erase}{filter}\r"));
+        terminal.wait_for("its line", |text| {
+            text.lines()
+                .any(|line| line.trim_start().starts_with(&format!("{filter} ")))
+        });
+        terminal.press("\x1b[Hjj");
         terminal.wait_for("its connection, established", |text| {
             text.contains(&format!("filter `{filter}`"))
                 && text.contains(" 1 connection ")

@@ -572,6 +572,9 @@ mod tests {
         let text = shown(&mut state);
 
         assert!(text.contains("curl") && !text.contains("firefox"), "{text}");
+        // Also below the policy, which others have too.
+        assert_eq!(state.table.selected(), Some(0));
+        assert!(text.contains(" 1 connection "), "{text}");
         press(&mut state, KeyCode::Esc);
         assert!(shown(&mut state).contains("firefox"));
     }

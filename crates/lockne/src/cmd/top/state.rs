@@ -168,11 +168,8 @@ impl State {
     fn arrange(&mut self) {
         type Programs<'a> = BTreeMap<&'a str, Vec<(u32, &'a Sums)>>;
         let mut tree: BTreeMap<Option<PolicyId>, Programs<'_>> = BTreeMap::new();
-        let wanted = self.filter.to_lowercase();
         for (who, sums) in &self.ledger.processes {
-            let label = self.groups.get(&who.policy).map_or("", |(label, _)| label);
-            let text = format!("{label} {} {}", who.program, who.pid).to_lowercase();
-            if text.contains(&wanted) {
+            if self.is_wanted(who) {
                 let programs = tree.entry(who.policy).or_default();
                 let processes = programs.entry(&who.program).or_default();
                 processes.push((who.pid, sums));
@@ -245,6 +242,16 @@ impl State {
         self.choose();
     }
 
+    /// Whether the filter takes it.
+    fn is_wanted(&self, who: &Who) -> bool {
+        if self.filter.is_empty() {
+            return true;
+        }
+        let label = self.groups.get(&who.policy).map_or("", |(label, _)| label);
+        let text = format!("{label} {} {}", who.program, who.pid).to_lowercase();
+        text.contains(&self.filter.to_lowercase())
+    }
+
     fn selected(&self) -> Option<&Row> {
         self.rows.get(self.table.selected()?)
     }
@@ -266,7 +273,10 @@ impl State {
     fn choose(&mut self) {
         let live = self.ledger.live.iter();
         let mut connections: Vec<_> = match self.selected() {
-            Some(row) => live.filter(|it| row.has(&it.who)).cloned().collect(),
+            Some(row) => live
+                .filter(|it| row.has(&it.who) && self.is_wanted(&it.who))
+                .cloned()
+                .collect(),
             None => Vec::new(),
         };
         let bytes = |it: &Live| it.flow.tx_bytes + it.flow.rx_bytes;
@@ -286,7 +296,7 @@ impl State {
         };
         let processes = self.ledger.processes.keys();
         let mut pids: Vec<u32> = processes
-            .filter(|who| row.has(who) && who.runs())
+            .filter(|who| row.has(who) && self.is_wanted(who) && who.runs())
             .map(|who| who.pid)
             .collect();
         pids.dedup();
