@@ -79,7 +79,6 @@ impl Flow {
 #[inline(always)]
 #[must_use]
 pub const fn key(cookie: u64, remote: Option<([u64; 2], u16)>) -> u64 {
-    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
     /// Cookies count up from 1 and do not come here.
     const MIXED: u64 = 1 << 63;
     let Some(([high, low], port)) = remote else {
@@ -93,13 +92,22 @@ pub const fn key(cookie: u64, remote: Option<([u64; 2], u16)>) -> u64 {
     (sum ^ sum >> 31) | MIXED
 }
 
+/// Mixes the bits of a number when multiplied.
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// The place where a flow is looked for in the `way`th try.
 #[expect(clippy::inline_always, reason = "called for each packet")]
 #[expect(clippy::cast_possible_truncation, reason = "there are fewer places")]
 #[inline(always)]
 #[must_use]
 pub const fn place(cookie: u64, key: u64, way: u32) -> u32 {
-    let from = if way < NEAR { cookie } else { key };
+    // The key of TCP is its cookie: where many sockets that were made together live long, the next ones which
+    // lead there find a place elsewhere.
+    let from = if way < NEAR {
+        cookie
+    } else {
+        key.wrapping_mul(FACTOR) >> 32
+    };
     let first = (from & (SLOTS - 1) as u64) as u32;
     (first & !(NEAR - 1)) | ((first + way) & (NEAR - 1))
 }
@@ -213,6 +221,19 @@ mod tests {
         places.sort_unstable();
         places.dedup();
         assert_eq!(places.len(), WAYS as usize);
+    }
+
+    #[test]
+    fn crowd_that_lives_long_leaves_places_for_later_sockets() {
+        let mut taken = std::collections::BTreeSet::new();
+        let mut find = |cookie: u64| {
+            let place = (0..WAYS).map(|way| place(cookie, cookie, way));
+            place.into_iter().any(|place| taken.insert(place))
+        };
+
+        assert!((0..2000).all(&mut find));
+        // Counted around once.
+        assert!((1..=2000).all(|cookie| find(cookie + u64::from(SLOTS))));
     }
 
     #[test]

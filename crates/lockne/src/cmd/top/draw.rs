@@ -94,6 +94,12 @@ fn heading(state: &State) -> Line<'_> {
             output::count(state.lost, "event")
         )));
     }
+    if state.unmetered > 0 {
+        parts.push(warning(format!(
+            "  {} not counted",
+            output::count(state.unmetered, "packet")
+        )));
+    }
     let split = if state.splits_rates {
         "rates"
     } else {
@@ -592,6 +598,20 @@ mod tests {
 
         assert_eq!(shown(&mut state), before);
         assert!(before.contains("PAUSED"));
+    }
+
+    #[test]
+    fn what_was_lost_or_found_no_place_is_told() {
+        let mut state = state();
+        assert!(!shown(&mut state).contains("lost"));
+        (state.lost, state.unmetered) = (3, 1234);
+
+        let text = shown(&mut state);
+
+        assert!(
+            text.contains("3 events lost  1234 packets not counted"),
+            "{text}"
+        );
     }
 
     #[test]

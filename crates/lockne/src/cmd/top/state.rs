@@ -100,6 +100,8 @@ pub(super) struct State {
     pub(super) is_paused: bool,
     pub(super) answer: Option<String>,
     pub(super) lost: u64,
+    /// Packets of connections that found no place.
+    pub(super) unmetered: u64,
     /// What a yes would do, and how that is asked.
     asked: Option<(Wish, String)>,
     groups: BTreeMap<Option<PolicyId>, (String, u64)>,
@@ -127,6 +129,7 @@ impl State {
             is_paused: false,
             answer: None,
             lost: 0,
+            unmetered: 0,
             asked: None,
             groups: BTreeMap::new(),
         }
