@@ -79,7 +79,6 @@ impl Flow {
 #[inline(always)]
 #[must_use]
 pub const fn key(cookie: u64, remote: Option<([u64; 2], u16)>) -> u64 {
-    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
     /// Cookies count up from 1 and do not come here.
     const MIXED: u64 = 1 << 63;
     let Some(([high, low], port)) = remote else {
@@ -93,13 +92,22 @@ pub const fn key(cookie: u64, remote: Option<([u64; 2], u16)>) -> u64 {
     (sum ^ sum >> 31) | MIXED
 }
 
+/// Mixes the bits of a number when multiplied.
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// The place where a flow is looked for in the `way`th try.
 #[expect(clippy::inline_always, reason = "called for each packet")]
 #[expect(clippy::cast_possible_truncation, reason = "there are fewer places")]
 #[inline(always)]
 #[must_use]
 pub const fn place(cookie: u64, key: u64, way: u32) -> u32 {
-    let from = if way < NEAR { cookie } else { key };
+    // The key of TCP is its cookie: where many sockets that were made together live long, the next ones which
+    // lead there find a place elsewhere.
+    let from = if way < NEAR {
+        cookie
+    } else {
+        key.wrapping_mul(FACTOR) >> 32
+    };
     let first = (from & (SLOTS - 1) as u64) as u32;
     (first & !(NEAR - 1)) | ((first + way) & (NEAR - 1))
 }
@@ -144,13 +152,36 @@ impl Closed {
     pub const TAG: u32 = 13;
 }
 
+/// An answer of a name server, as it came to the process that asked. Behind it is the packet, from the IP
+/// header on, and more, which means nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// [`Self::TAG`].
+    pub tag: u32,
+    /// The bytes of the packet.
+    pub length: u32,
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// The process that made the socket, or 0.
+    pub pid: u32,
+    /// The mark of the question.
+    pub mark: u32,
+}
+
+impl Answer {
+    /// What a record of this kind starts with.
+    pub const TAG: u32 = 14;
+}
+
+const _: () = assert!(size_of::<Answer>() == 24);
 const _: () = assert!(size_of::<Flow>() == 128);
 const _: () = assert!(size_of::<Turn>() == 144);
 const _: () = assert!(size_of::<Closed>() == 24);
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Closed, Flow, Turn};
+    use super::{Answer, Closed, Flow, Turn};
 
     // SAFETY: integers that fill the struct, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Flow {}
@@ -158,6 +189,8 @@ mod user {
     unsafe impl aya::Pod for Turn {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Closed {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Answer {}
 }
 
 #[cfg(test)]
@@ -188,6 +221,19 @@ mod tests {
         places.sort_unstable();
         places.dedup();
         assert_eq!(places.len(), WAYS as usize);
+    }
+
+    #[test]
+    fn crowd_that_lives_long_leaves_places_for_later_sockets() {
+        let mut taken = std::collections::BTreeSet::new();
+        let mut find = |cookie: u64| {
+            let place = (0..WAYS).map(|way| place(cookie, cookie, way));
+            place.into_iter().any(|place| taken.insert(place))
+        };
+
+        assert!((0..2000).all(&mut find));
+        // Counted around once.
+        assert!((1..=2000).all(|cookie| find(cookie + u64::from(SLOTS))));
     }
 
     #[test]

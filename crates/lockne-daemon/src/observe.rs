@@ -24,7 +24,7 @@ pub use self::{
     ping::Pings,
 };
 pub use crate::kernel::Error;
-pub use lockne_abi::flow::Flow;
+pub use lockne_abi::flow::{Answer, Flow};
 pub use lockne_abi::observe::{ARGUMENTS, Counts, Exec, Exit, MAX_CAPTURE, PATH, Packet};
 
 /// Which devices are watched.

@@ -94,6 +94,24 @@ pub fn cut_marked(field: MarkField) -> io::Result<u32> {
     Ok(cut)
 }
 
+/// Cuts the connections, by TCP or UDP, of the sockets with these cookies; says how many.
+///
+/// The programs that own them see `ECONNABORTED`. The kernel answers only for the network namespace
+/// of the calling thread.
+///
+/// # Errors
+///
+/// As [`cut_marked`].
+pub fn cut(cookies: &BTreeSet<u64>) -> io::Result<u32> {
+    let mut cut = 0;
+    for socket in all()? {
+        if socket.is_connected() && cookies.contains(&u64::from_ne_bytes(socket.id.cookie)) {
+            cut += u32::from(socket.cut()?);
+        }
+    }
+    Ok(cut)
+}
+
 /// A TCP or UDP socket as the kernel lists it.
 #[derive(Clone, Debug)]
 pub(crate) struct Listed {

@@ -1,6 +1,7 @@
 //! Connections with everything that the machine knows of them.
 
 mod book;
+mod names;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -29,6 +30,8 @@ pub(crate) struct Connection {
     pub(crate) protocol: String,
     pub(crate) local: String,
     pub(crate) remote: String,
+    /// What the program called the other end when it asked for its address, where that was seen.
+    pub(crate) remote_name: Option<String>,
     pub(crate) state: &'static str,
     pub(crate) tx_packets: u64,
     pub(crate) tx_bytes: u64,
@@ -93,6 +96,7 @@ impl Connection {
             protocol: protocol(flow.protocol),
             local: address(flow.local, flow.local_port),
             remote: address(flow.remote, flow.remote_port),
+            remote_name: book.name(flow).map(|name| name.to_string()),
             state: if end.is_some() { "closed" } else { state(flow) },
             tx_packets: flow.tx_packets,
             tx_bytes: flow.tx_bytes,
@@ -101,6 +105,14 @@ impl Connection {
             existing: flow.flags & Flow::EXISTING != 0,
             start: clock.rfc3339(flow.started),
             end: end.map(|end| clock.rfc3339(end)),
+        }
+    }
+
+    /// The other end, with its name where there is one.
+    pub(crate) fn far(&self) -> String {
+        match &self.remote_name {
+            Some(name) => format!("{} ({name})", self.remote),
+            None => self.remote.clone(),
         }
     }
 

@@ -11,7 +11,7 @@ use aya::{
     programs::{BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock},
 };
 use lockne_abi::{
-    flow::{self, Closed, Flow, SLOTS, WAYS, name},
+    flow::{self, Answer, Closed, Flow, SLOTS, WAYS, name},
     observe::Counts,
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -39,6 +39,13 @@ pub enum Turn<'a> {
         flow: &'a Flow,
         /// When, in nanoseconds of `CLOCK_MONOTONIC`.
         time: u64,
+    },
+    /// A name server answered a process.
+    Answers {
+        /// Whom, and when.
+        answer: &'a Answer,
+        /// What, from the IP header on.
+        packet: &'a [u8],
     },
 }
 
@@ -137,6 +144,16 @@ impl Flows {
                 Some(Closed::TAG) => {
                     if let Some((closed, _)) = split::<Closed>(record) {
                         places.close(&closed, &mut see);
+                    }
+                }
+                Some(Answer::TAG) => {
+                    if let Some((answer, rest)) = split::<Answer>(record)
+                        && let Some(packet) = rest.get(..answer.length as usize)
+                    {
+                        see(Turn::Answers {
+                            answer: &answer,
+                            packet,
+                        });
                     }
                 }
                 _ => {}

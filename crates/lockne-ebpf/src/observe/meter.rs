@@ -3,21 +3,27 @@
 //! Runs for each packet of the machine while somebody watches: one helper call (the cookie of the
 //! socket), one place in an array, which the kernel finds inline, and two additions. TCP is metered by
 //! socket, all else by socket and remote address. What a listening socket sends and receives is not
-//! counted. Needs Linux 5.12, for compare-and-exchange and cookies in tracepoints.
+//! counted. Answers of name servers go to who watches as they are, since only they say what an address
+//! is called. Needs Linux 5.12, for compare-and-exchange and cookies in tracepoints.
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MMAPABLE, bpf_sock},
-    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns},
+    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_skb_load_bytes},
     macros::{btf_tracepoint, cgroup_skb, cgroup_sock, map},
     maps::Array,
     programs::{BtfTracePointContext, SkBuffContext, SockContext},
 };
 use lockne_abi::{
-    flow::{self, Closed, Flow, SLOTS, Turn, WAYS},
+    flow::{self, Answer, Closed, Flow, SLOTS, Turn, WAYS},
     observe::Owner,
 };
 
-use crate::{atomic, headers::TCP, owner::OWNERS, record};
+use crate::{
+    atomic,
+    headers::{TCP, UDP},
+    owner::OWNERS,
+    record,
+};
 
 /// The loader makes it small where nobody asks for flows.
 #[map]
@@ -26,6 +32,9 @@ static FLOWS: Array<Flow> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
 const PASS: i32 = 1;
 /// Who watches is woken by the first record after a look, and can ask while the process still lives.
 const WAKE: u64 = 0;
+
+/// The port of name servers.
+const NAMES: u16 = 53;
 
 const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
@@ -62,7 +71,7 @@ fn meter<const OUT: bool>(ctx: &SkBuffContext) {
         return;
     }
     // SAFETY: as above.
-    let Some(key) = (unsafe { key::<OUT>(skb, cookie) }) else {
+    let Some((key, remote_port)) = (unsafe { key::<OUT>(skb, cookie) }) else {
         return;
     };
     let flow = match find(cookie, key) {
@@ -93,22 +102,88 @@ fn meter<const OUT: bool>(ctx: &SkBuffContext) {
         } else {
             atomic::add(&raw mut (*flow).rx_packets, packets);
             atomic::add(&raw mut (*flow).rx_bytes, length);
+            // Who was not asked has nothing to say.
+            if remote_port == NAMES && (*flow).protocol == UDP && (*flow).tx_packets > 0 {
+                pass_on(skb, flow);
+            }
         }
     }
 }
 
-/// What the packet's flow is found by, `None` if it is no IP packet.
+/// Hands an answer of a name server to who watches.
+///
+/// # Safety
+///
+/// `skb` is a packet that the kernel gave, and `flow` its place in the map.
+#[inline(always)]
+unsafe fn pass_on(skb: *mut __sk_buff, flow: *const Flow) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        if (*skb).len as usize <= SHORT {
+            copy_answer::<SHORT>(skb, flow);
+        } else {
+            copy_answer::<LONG>(skb, flow);
+        }
+    }
+}
+
+/// What most answers fit into with their headers, and what nearly all do. Multiples of eight.
+const SHORT: usize = 320;
+const LONG: usize = 1504;
+
+#[repr(C)]
+struct Copied<const ROOM: usize> {
+    answer: Answer,
+    packet: [u8; ROOM],
+}
+
+/// # Safety
+///
+/// As above.
+#[inline(always)]
+unsafe fn copy_answer<const ROOM: usize>(skb: *mut __sk_buff, flow: *const Flow) {
+    // SAFETY: by the caller's promise.
+    let length = unsafe { (*skb).len };
+    // Without its end it cannot be read.
+    if length == 0 || length as usize > ROOM {
+        return;
+    }
+    let Some(mut entry) = record::RECORDS.reserve::<Copied<ROOM>>(0) else {
+        record::count_kept(false);
+        return;
+    };
+    let copied = entry.as_mut_ptr();
+    // SAFETY: the entry is ours until it is submitted; of the packet, as much is written as is said.
+    let failed = unsafe {
+        (*copied).answer.tag = Answer::TAG;
+        (*copied).answer.length = length;
+        (*copied).answer.time = bpf_ktime_get_ns();
+        (*copied).answer.pid = (*flow).pid;
+        (*copied).answer.mark = (*flow).mark;
+        let packet = (&raw mut (*copied).packet).cast();
+        bpf_skb_load_bytes(skb.cast(), 0, packet, length) != 0
+    };
+    if failed {
+        entry.discard(0);
+        return;
+    }
+    entry.submit(WAKE);
+    record::count_kept(true);
+}
+
+/// What the packet's flow is found by, and for all but TCP the other one's port; `None` if it is no IP
+/// packet.
 ///
 /// # Safety
 ///
 /// `skb` is a packet that the kernel gave.
 #[inline(always)]
-unsafe fn key<const OUT: bool>(skb: *mut __sk_buff, cookie: u64) -> Option<u64> {
+unsafe fn key<const OUT: bool>(skb: *mut __sk_buff, cookie: u64) -> Option<(u64, u16)> {
     // SAFETY: by the caller's promise; the bounds are asked for before each look.
     unsafe {
         let (_, protocol) = protocol(skb)?;
         if protocol == TCP {
-            return Some(cookie);
+            return Some((cookie, 0));
         }
         let ends = ends(skb)?;
         let remote = if OUT {
@@ -116,7 +191,7 @@ unsafe fn key<const OUT: bool>(skb: *mut __sk_buff, cookie: u64) -> Option<u64> 
         } else {
             (ends.source, ends.source_port)
         };
-        Some(flow::key(cookie, Some(remote)))
+        Some((flow::key(cookie, Some(remote)), remote.1))
     }
 }
 

@@ -75,6 +75,7 @@ pub(crate) fn flows(place: &Place, args: &FlowsArgs) -> Result<ExitCode> {
                 let (what, flow, end) = match turn {
                     Turn::Begins(flow) => (What::Begin, flow, None),
                     Turn::Ends { flow, time } => (What::End, flow, Some(time)),
+                    Turn::Answers { answer, packet } => return book.hear(answer, packet),
                 };
                 over += u64::from(end.is_some());
                 book.learn(flow.mark, place);
@@ -177,7 +178,9 @@ fn parts(event: What, connection: &Connection) -> Vec<Part> {
             plain,
             format!(
                 "{:<5} {} > {}",
-                connection.protocol, connection.local, connection.remote
+                connection.protocol,
+                connection.local,
+                connection.far()
             ),
         ),
     ];
@@ -209,7 +212,7 @@ fn table(connections: &[Connection]) -> comfy_table::Table {
             connection.rule.clone().unwrap_or_else(|| "-".to_owned()),
             connection.protocol.clone(),
             connection.local.clone(),
-            connection.remote.clone(),
+            connection.far(),
             connection.state.to_owned(),
             output::bytes(connection.tx_bytes),
             output::bytes(connection.rx_bytes),

@@ -70,12 +70,14 @@ pub(crate) fn top(place: &Place, args: &Top) -> Result<ExitCode> {
                 .drain(|turn| match turn {
                     Turn::Begins(flow) => book.learn(flow.mark, place),
                     Turn::Ends { flow, time } => ledger.end(flow, time, &mut book),
+                    Turn::Answers { answer, packet } => book.hear(answer, packet),
                 })
                 .map_err(failed)?;
             let live: Vec<_> = flows.live().collect();
-            let lost = flows.counts().map_err(failed)?.lost;
+            let counts = flows.counts().map_err(failed)?;
             state.ledger.tick(&live, &mut book);
-            state.show(&book, lost, Flows::now());
+            state.unmetered = counts.unmetered;
+            state.show(&book, counts.lost, Flows::now());
         }
         screen
             .draw(|frame| draw::draw(frame, &mut state))

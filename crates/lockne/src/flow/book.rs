@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     os::unix::fs::MetadataExt as _,
+    rc::Rc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -12,9 +13,9 @@ use lockne_core::{
     api::{PolicyStatus, Status},
     policy::{Action, PolicyId},
 };
-use lockne_daemon::observe::{Device, Flow};
+use lockne_daemon::observe::{Answer, Device, Flow};
 
-use super::Way;
+use super::{Way, names::Names};
 use crate::{
     cli::Place,
     client::Client,
@@ -42,6 +43,7 @@ pub(crate) struct Book {
     devices: BTreeMap<String, u32>,
     users: BTreeMap<u32, String>,
     programs: HashMap<(u32, [u8; 16]), Option<String>>,
+    names: Names,
     read: Option<Instant>,
 }
 
@@ -167,6 +169,17 @@ impl Book {
             Action::Via(_) if is_lan => Way::Direct,
             Action::Via(_) | Action::Block => Way::Refused,
         }
+    }
+
+    /// Remembers what a name server answered.
+    pub(crate) fn hear(&mut self, answer: &Answer, packet: &[u8]) {
+        let mark = answer.mark & self.mask();
+        self.names.hear(answer, packet, mark);
+    }
+
+    /// What the program calls the other end of a flow, from the answers that were seen.
+    pub(crate) fn name(&self, flow: &Flow) -> Option<Rc<str>> {
+        self.names.of(flow, flow.mark & self.mask())
     }
 
     /// The name of a user.

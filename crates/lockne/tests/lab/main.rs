@@ -34,6 +34,7 @@ mod older;
 mod order;
 mod path;
 mod peer;
+mod remote;
 mod rule;
 mod survival;
 mod terminal;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         ("order", order::TESTS),
         ("path", path::TESTS),
         ("peer", peer::TESTS),
+        ("remote", remote::TESTS),
         ("rule", rule::TESTS),
         ("survival", survival::TESTS),
         ("top", top::TESTS),

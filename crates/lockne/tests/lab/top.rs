@@ -3,11 +3,17 @@
 use std::{
     collections::BTreeSet,
     fs,
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
-use lockne_lab::{Namespace, origin::ADDRESS_PORT, program};
+use lockne_lab::{
+    Namespace,
+    origin::{ADDRESS_PORT, HTTP_PORT},
+    probe::{Action, Outcome, Probe, Running},
+    program,
+};
 
 use crate::{
     home::{Home, text, wait_until},
@@ -19,13 +25,14 @@ use crate::{
 
 tests! {
     program_is_moved_and_blocked_by_keys needs ["bash", "setsid"],
+    downloads_are_moved_cut_and_blocked_by_keys needs ["setsid"],
     terminal_of_any_size_is_used_and_given_back needs ["ip", "setsid"],
     kernel_meters_only_while_somebody_watches needs ["ip", "setsid"],
     without_a_terminal_it_says_what_else_there_is needs ["ip"],
 }
 
 /// The terminal becomes its own, so that it hears of new sizes: setsid(1) does that, and then is the command.
-fn top(namespace: &Namespace, state_dir: &str) -> Command {
+pub(crate) fn top(namespace: &Namespace, state_dir: &str) -> Command {
     let mut command = namespace.command("setsid");
     command
         .arg("--ctty")
@@ -146,6 +153,79 @@ fn program_is_moved_and_blocked_by_keys() {
     terminal.press("q");
     assert!(terminal.end().success());
     home.assert_no_leak();
+}
+
+/// A download that goes on by itself until it is cut.
+fn download(home: &Home, arguments: &[&str]) -> Running {
+    let hold = Probe::new(Action::Hold, SocketAddr::new(ORIGIN[0], HTTP_PORT));
+    let mut running = if arguments.is_empty() {
+        hold.start(&home.lab.home).unwrap()
+    } else {
+        let mut command = home.lockne(["run"]);
+        command.args(arguments).arg("--");
+        hold.start_behind(command).unwrap()
+    };
+    running.wait_until_ready().unwrap();
+    running
+}
+
+fn downloads_are_moved_cut_and_blocked_by_keys() {
+    let home = Home::with_tunnels();
+    let state_dir = home.state_dir();
+    let command = top(&home.lab.home, state_dir.to_str().unwrap());
+    let mut terminal = Terminal::start(command, 80, 24);
+    terminal.wait_for("its head", |text| text.contains("APPLICATION"));
+    let to = SocketAddr::new(ORIGIN[0], HTTP_PORT).to_string();
+    let mut filter = String::new();
+    // Shows the process alone and selects it.
+    let mut select = |terminal: &mut Terminal, pid: u32| {
+        let erase = "\x7f".repeat(filter.len());
+        filter = pid.to_string();
+        terminal.press(&format!("/{erase}{filter}\r"));
+        terminal.wait_for("its line", |text| {
+            text.lines()
+                .any(|line| line.trim_start().starts_with(&format!("{filter} ")))
+        });
+        terminal.press("\x1b[Hjj");
+        terminal.wait_for("its connection, established", |text| {
+            text.contains(&format!("filter `{filter}`"))
+                && text.contains(" 1 connection ")
+                && text
+                    .lines()
+                    .any(|line| line.starts_with(&to) && line.contains("established"))
+        });
+    };
+    let ends = |running: Running| {
+        let report = running.finish().unwrap();
+        assert!(
+            matches!(&report.outcome, Outcome::Ended { bytes: 1.., why } if why == "ECONNABORTED"),
+            "{report:?}"
+        );
+    };
+
+    // Whatever its policy, or without one.
+    for arguments in [&["--via", "a"][..], &["--direct"], &[]] {
+        let kept = download(&home, arguments);
+        let cut = download(&home, arguments);
+        select(&mut terminal, cut.pid());
+        terminal.press("r");
+        terminal.wait_for("a question", |text| text.contains("(1 connection)? y or n"));
+        terminal.press("y");
+        terminal.wait_for("what came of it", |text| text.contains("cut: 1 connection"));
+        ends(cut);
+        // Only what was selected.
+        select(&mut terminal, kept.pid());
+    }
+
+    for (keys, answer) in [("mb\r", "via b: 1 process"), ("by", "block: 1 process")] {
+        let running = download(&home, &["--via", "a"]);
+        select(&mut terminal, running.pid());
+        terminal.press(keys);
+        terminal.wait_for("what came of it", |text| text.contains(answer));
+        ends(running);
+    }
+    terminal.press("q");
+    assert!(terminal.end().success());
 }
 
 fn terminal_of_any_size_is_used_and_given_back() {

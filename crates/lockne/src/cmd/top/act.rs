@@ -1,11 +1,13 @@
 //! What the user of `top` wants to happen to a program.
 
+use std::collections::BTreeSet;
+
 use hyper::Method;
 use lockne_core::{
     api::{Attach, Moved, Target},
     policy::{Action, Terms},
-    rule::Existing,
 };
+use lockne_daemon::socket;
 
 use super::state::Wish;
 use crate::{cli::Place, client::Client, output};
@@ -15,14 +17,14 @@ pub(super) const DIRECT: &str = "direct";
 
 /// Asks the daemon, and says in a line what came of it.
 pub(super) fn act(place: &Place, wish: Wish) -> String {
-    let (pids, terms, existing) = match wish {
-        Wish::Move(pids, word) if word == DIRECT => (pids, Terms::new(Action::Direct), None),
+    let (pids, terms) = match wish {
+        Wish::Move(pids, word) if word == DIRECT => (pids, Terms::new(Action::Direct)),
         Wish::Move(pids, tunnel) => match tunnel.parse() {
-            Ok(name) => (pids, Terms::new(Action::Via(name)), None),
+            Ok(name) => (pids, Terms::new(Action::Via(name))),
             Err(error) => return format!("not moved: {error}"),
         },
-        Wish::Block(pids) => (pids, Terms::new(Action::Block), None),
-        Wish::Reset(pids, terms) => (pids, *terms, Some(Existing::Reset)),
+        Wish::Block(pids) => (pids, Terms::new(Action::Block)),
+        Wish::Reset(cookies) => return reset(&cookies),
         Wish::Nothing | Wish::Quit => return String::new(),
     };
     let says = terms.to_string();
@@ -32,7 +34,7 @@ pub(super) fn act(place: &Place, wish: Wish) -> String {
             tunnel: None,
             target: Target::Pid(pid),
             terms: terms.clone(),
-            existing,
+            existing: None,
             children: true,
         };
         let answer = Client::new(place)
@@ -43,8 +45,14 @@ pub(super) fn act(place: &Place, wish: Wish) -> String {
             Err(failure) => return failure.to_line(),
         }
     }
-    match existing {
-        Some(_) => format!("connections cut: {}", output::count(processes, "process")),
-        None => format!("{says}: {}", output::count(processes, "process")),
+    format!("{says}: {}", output::count(processes, "process"))
+}
+
+/// Cuts these connections, whatever their policy; that takes no daemon.
+fn reset(cookies: &BTreeSet<u64>) -> String {
+    match socket::cut(cookies) {
+        Ok(0) => "nothing to cut: they have ended, or are of another network namespace".to_owned(),
+        Ok(cut) => format!("cut: {}", output::count(cut.into(), "connection")),
+        Err(error) => format!("not cut: {error}"),
     }
 }

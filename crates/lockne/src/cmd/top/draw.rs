@@ -94,6 +94,12 @@ fn heading(state: &State) -> Line<'_> {
             output::count(state.lost, "event")
         )));
     }
+    if state.unmetered > 0 {
+        parts.push(warning(format!(
+            "  {} not counted",
+            output::count(state.unmetered, "packet")
+        )));
+    }
     let split = if state.splits_rates {
         "rates"
     } else {
@@ -205,10 +211,13 @@ fn draw_connections(frame: &mut Frame<'_>, state: &State, area: Rect) {
         head.truncate(2);
         widths.truncate(2);
     }
+    // The other columns, and a space behind each of this and them.
+    let others = if is_narrow { 9 } else { 50 };
+    let room = usize::from(area.width.saturating_sub(others));
     let fit = usize::from(area.height.saturating_sub(2));
     let rows = state.connections.iter().skip(state.first).take(fit);
     let rows = rows.map(|live| {
-        let mut cells = connection(state, live);
+        let mut cells = connection(state, live, room);
         cells.truncate(widths.len());
         TableRow::new(cells)
     });
@@ -224,7 +233,24 @@ fn draw_connections(frame: &mut Frame<'_>, state: &State, area: Rect) {
     frame.render_widget(table, area);
 }
 
-fn connection(state: &State, live: &Live) -> Vec<String> {
+/// The other end: its name, of which the end matters most, and its port.
+fn remote(state: &State, live: &Live, room: usize) -> String {
+    let it = &live.flow;
+    let Some(name) = live.name.as_ref().filter(|_| !state.shows_addresses) else {
+        return flow::address(it.remote, it.remote_port);
+    };
+    let text = match it.remote_port {
+        0 => name.to_string(),
+        port => format!("{name}:{port}"),
+    };
+    // Names have ASCII letters only.
+    match text.len().checked_sub(room) {
+        Some(more @ 1..) => format!("…{}", text.get(more + 1..).unwrap_or_default()),
+        _ => text,
+    }
+}
+
+fn connection(state: &State, live: &Live, room: usize) -> Vec<String> {
     let it = &live.flow;
     let until = live.ended.unwrap_or(state.now);
     let age = until.saturating_sub(it.started) / 1_000_000_000;
@@ -233,7 +259,7 @@ fn connection(state: &State, live: &Live) -> Vec<String> {
         None => flow::state(it),
     };
     vec![
-        flow::address(it.remote, it.remote_port),
+        remote(state, live, room),
         output::duration(age),
         flow::protocol(it.protocol),
         word.to_owned(),
@@ -312,19 +338,21 @@ up, down   choose a line; below are its connections
 page keys  show more of its connections
 s          sort by rate, total, name
 v          ways of the totals, or of the rates
+n          names of the other ends, or addresses
 /          show what has this text; Esc shows all
 space      stop the figures, and let them go on
 m          move the program into a tunnel
 b          block the program
-r          cut its connections
+r          cut its connections that are shown
 q          quit
 
 The mouse chooses lines, too, unless --no-mouse.
 Bytes are those since this was started. TUNNEL went
-into the tunnel, DIRECT past it or to this machine.";
+into the tunnel, DIRECT past it or to this machine.
+Names are from answers that the programs got.";
     let area = frame.area();
     let width = 55.min(area.width);
-    let height = 16.min(area.height);
+    let height = 18.min(area.height);
     let middle = Rect {
         x: (area.width - width) / 2,
         y: (area.height - height) / 2,
@@ -340,9 +368,9 @@ into the tunnel, DIRECT past it or to this machine.";
 mod tests {
     use lockne_core::{
         api::{PeerStatus, Status, TunnelKind},
-        policy::{Action, Terms},
+        policy::Action,
     };
-    use lockne_daemon::observe::Flow;
+    use lockne_daemon::observe::{Answer, Flow};
     use ratatui::{
         Terminal,
         backend::TestBackend,
@@ -471,6 +499,74 @@ mod tests {
         insta::assert_snapshot!(shown(&mut state));
     }
 
+    /// An answer to a process with this mark: 2001:db8::1 is `www.a-name-that-is-longer-than-a-column.example`.
+    fn answer(pid: u32, mark: u32) -> (Answer, Vec<u8>) {
+        let mut packet = vec![0; 48];
+        packet[0] = 0x60;
+        packet.extend([0, 7, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+        for label in ["www", "a-name-that-is-longer-than-a-column", "example"] {
+            packet.push(label.len().try_into().unwrap());
+            packet.extend(label.bytes());
+        }
+        packet.extend([0, 0, 28, 0, 1]);
+        packet.extend([0xc0, 12, 0, 28, 0, 1, 0, 0, 0, 60, 0, 16]);
+        packet.extend(flow(0, 0, 0, "", 0).remote);
+        let answer = Answer {
+            pid,
+            mark,
+            ..Answer::default()
+        };
+        (answer, packet)
+    }
+
+    #[test]
+    fn other_ends_have_the_names_that_were_asked_for() {
+        let mut state = State::new(PLAIN);
+        let mut book = Book::of(status(), "work", 5);
+        let (answer, packet) = answer(10 + (1 << 30), 1 << 24);
+        book.hear(&answer, &packet);
+        let flows = [flow(1, 1, 10, "firefox", 1000), flow(2, 0, 13, "sshd", 10)];
+        state.ledger.tick(&flows, &mut book);
+        state.show(&book, 0, 65_000_000_000);
+
+        let wide = shown_at(&mut state, 120, 24);
+        assert!(
+            wide.contains("www.a-name-that-is-longer-than-a-column.example:443"),
+            "{wide}"
+        );
+        let text = shown(&mut state);
+        assert!(
+            text.contains("…nger-than-a-column.example:443 1m 4s"),
+            "{text}"
+        );
+        press(&mut state, KeyCode::Char('n'));
+        let text = shown(&mut state);
+        assert!(text.contains("[2001:db8::1]:443"), "{text}");
+        // Who did not ask, and has another policy, is shown no name.
+        press(&mut state, KeyCode::Char('n'));
+        let row = state.rows.iter().position(|row| row.label == "sshd");
+        state.table.select(row);
+        state.show(&book, 0, 65_000_000_000);
+        let text = shown(&mut state);
+        assert!(
+            text.contains("[2001:db8::1]:443") && !text.contains("example"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn escape_takes_the_filter_away_before_it_ends_anything() {
+        let mut state = state();
+        for code in [KeyCode::Char('/'), KeyCode::Char('c'), KeyCode::Enter] {
+            press(&mut state, code);
+        }
+        assert!(!shown(&mut state).contains("firefox"));
+
+        assert_eq!(press(&mut state, KeyCode::Esc), Wish::Nothing);
+        assert!(shown(&mut state).contains("firefox"));
+        assert_eq!(press(&mut state, KeyCode::Esc), Wish::Quit);
+    }
+
     #[test]
     fn filter_leaves_what_has_the_text() {
         let mut state = state();
@@ -482,6 +578,9 @@ mod tests {
         let text = shown(&mut state);
 
         assert!(text.contains("curl") && !text.contains("firefox"), "{text}");
+        // Also below the policy, which others have too.
+        assert_eq!(state.table.selected(), Some(0));
+        assert!(text.contains(" 1 connection "), "{text}");
         press(&mut state, KeyCode::Esc);
         assert!(shown(&mut state).contains("firefox"));
     }
@@ -499,6 +598,20 @@ mod tests {
 
         assert_eq!(shown(&mut state), before);
         assert!(before.contains("PAUSED"));
+    }
+
+    #[test]
+    fn what_was_lost_or_found_no_place_is_told() {
+        let mut state = state();
+        assert!(!shown(&mut state).contains("lost"));
+        (state.lost, state.unmetered) = (3, 1234);
+
+        let text = shown(&mut state);
+
+        assert!(
+            text.contains("3 events lost  1234 packets not counted"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -611,20 +724,21 @@ mod tests {
         let row = state.rows.iter().position(|row| row.pid == Some(flow.pid));
         state.table.select(row);
 
-        for (key, word, wish) in [
-            ('b', "block", Wish::Block(vec![flow.pid])),
+        for (key, question, wish) in [
+            (
+                'b',
+                "block own (1 process)? y or n",
+                Wish::Block(vec![flow.pid]),
+            ),
             (
                 'r',
-                "cut the connections of",
-                Wish::Reset(
-                    vec![flow.pid],
-                    Box::new(Terms::new(Action::Via("work".parse().unwrap()))),
-                ),
+                "cut what there is of own (1 connection)? y or n",
+                Wish::Reset([6].into()),
             ),
         ] {
             assert_eq!(press(&mut state, KeyCode::Char(key)), Wish::Nothing);
-            let question = shown(&mut state);
-            assert!(question.contains(word) && question.contains("(1 process)? y or n"));
+            let text = shown(&mut state);
+            assert!(text.contains(question), "{text}");
             assert_eq!(press(&mut state, KeyCode::Char('n')), Wish::Nothing);
             press(&mut state, KeyCode::Char(key));
             assert_eq!(press(&mut state, KeyCode::Enter), Wish::Nothing);

@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use lockne_core::policy::{PolicyId, Terms};
+use lockne_core::policy::PolicyId;
 use lockne_daemon::observe::Flow;
 
 use crate::{
@@ -69,6 +69,8 @@ impl Sums {
 pub(super) struct Live {
     pub(super) who: Rc<Who>,
     pub(super) flow: Flow,
+    /// What the program calls the other end.
+    pub(super) name: Option<Rc<str>>,
     pub(super) rate: u64,
     /// When it was over, in nanoseconds.
     pub(super) ended: Option<u64>,
@@ -95,7 +97,6 @@ pub(super) struct Ledger {
     pub(super) live: Vec<Live>,
     /// By the index of their devices.
     pub(super) tunnels: BTreeMap<u32, Inside>,
-    pub(super) terms: HashMap<PolicyId, Terms>,
     seen: HashMap<u64, Seen>,
     ended: Vec<Live>,
 }
@@ -112,6 +113,7 @@ impl Ledger {
             self.ended.push(Live {
                 who,
                 flow: *flow,
+                name: book.name(flow),
                 rate,
                 ended: Some(time),
             });
@@ -152,6 +154,7 @@ impl Ledger {
             self.live.push(Live {
                 who,
                 flow: *flow,
+                name: book.name(flow),
                 rate,
                 ended: None,
             });
@@ -168,9 +171,6 @@ impl Ledger {
             push(&mut inside.history, inside.rate);
         }
         self.put_together();
-        for policy in book.status.iter().flat_map(|status| &status.policies) {
-            self.terms.insert(policy.id, policy.terms.clone());
-        }
     }
 
     /// Makes one line of processes that ended long ago: a shell script has thousands.

@@ -1,11 +1,11 @@
 //! What `top` shows, and what keys change.
 
-use std::{cmp::Reverse, collections::BTreeMap};
-
-use lockne_core::{
-    api::TunnelStatus,
-    policy::{PolicyId, Terms},
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
 };
+
+use lockne_core::{api::TunnelStatus, policy::PolicyId};
 use ratatui::{
     crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind},
     layout::{Position, Rect},
@@ -70,7 +70,8 @@ pub(super) enum Wish {
     Quit,
     Move(Vec<u32>, String),
     Block(Vec<u32>),
-    Reset(Vec<u32>, Box<Terms>),
+    /// The cookies of the sockets.
+    Reset(BTreeSet<u64>),
 }
 
 pub(super) struct State {
@@ -88,6 +89,8 @@ pub(super) struct State {
     pub(super) place: Rect,
     /// Whether it is the rates that are split into ways, or the totals.
     pub(super) splits_rates: bool,
+    /// Whether other ends are shown without their names.
+    pub(super) shows_addresses: bool,
     /// When the figures were taken, in nanoseconds.
     pub(super) now: u64,
     pub(super) sort: Sort,
@@ -97,6 +100,8 @@ pub(super) struct State {
     pub(super) is_paused: bool,
     pub(super) answer: Option<String>,
     pub(super) lost: u64,
+    /// Packets of connections that found no place.
+    pub(super) unmetered: u64,
     /// What a yes would do, and how that is asked.
     asked: Option<(Wish, String)>,
     groups: BTreeMap<Option<PolicyId>, (String, u64)>,
@@ -115,6 +120,7 @@ impl State {
             table: TableState::new().with_selected(0),
             place: Rect::ZERO,
             splits_rates: false,
+            shows_addresses: false,
             now: 0,
             sort: Sort::Rate,
             filter: String::new(),
@@ -123,6 +129,7 @@ impl State {
             is_paused: false,
             answer: None,
             lost: 0,
+            unmetered: 0,
             asked: None,
             groups: BTreeMap::new(),
         }
@@ -167,11 +174,8 @@ impl State {
     fn arrange(&mut self) {
         type Programs<'a> = BTreeMap<&'a str, Vec<(u32, &'a Sums)>>;
         let mut tree: BTreeMap<Option<PolicyId>, Programs<'_>> = BTreeMap::new();
-        let wanted = self.filter.to_lowercase();
         for (who, sums) in &self.ledger.processes {
-            let label = self.groups.get(&who.policy).map_or("", |(label, _)| label);
-            let text = format!("{label} {} {}", who.program, who.pid).to_lowercase();
-            if text.contains(&wanted) {
+            if self.is_wanted(who) {
                 let programs = tree.entry(who.policy).or_default();
                 let processes = programs.entry(&who.program).or_default();
                 processes.push((who.pid, sums));
@@ -244,6 +248,16 @@ impl State {
         self.choose();
     }
 
+    /// Whether the filter takes it.
+    fn is_wanted(&self, who: &Who) -> bool {
+        if self.filter.is_empty() {
+            return true;
+        }
+        let label = self.groups.get(&who.policy).map_or("", |(label, _)| label);
+        let text = format!("{label} {} {}", who.program, who.pid).to_lowercase();
+        text.contains(&self.filter.to_lowercase())
+    }
+
     fn selected(&self) -> Option<&Row> {
         self.rows.get(self.table.selected()?)
     }
@@ -265,7 +279,10 @@ impl State {
     fn choose(&mut self) {
         let live = self.ledger.live.iter();
         let mut connections: Vec<_> = match self.selected() {
-            Some(row) => live.filter(|it| row.has(&it.who)).cloned().collect(),
+            Some(row) => live
+                .filter(|it| row.has(&it.who) && self.is_wanted(&it.who))
+                .cloned()
+                .collect(),
             None => Vec::new(),
         };
         let bytes = |it: &Live| it.flow.tx_bytes + it.flow.rx_bytes;
@@ -285,7 +302,7 @@ impl State {
         };
         let processes = self.ledger.processes.keys();
         let mut pids: Vec<u32> = processes
-            .filter(|who| row.has(who) && who.runs())
+            .filter(|who| row.has(who) && self.is_wanted(who) && who.runs())
             .map(|who| who.pid)
             .collect();
         pids.dedup();
@@ -347,10 +364,10 @@ impl State {
     }
 
     /// Asks before what cannot be taken back.
-    fn ask(&mut self, what: &str, count: usize, wish: Wish) {
+    fn ask(&mut self, what: &str, count: usize, of: &str, wish: Wish) {
         let whose = self.selected().and_then(|row| row.program.as_deref());
         let whose = whose.unwrap_or_default();
-        let count = output::count(count as u64, "process");
+        let count = output::count(count as u64, of);
         self.asked = Some((wish, format!("{what} {whose} ({count})? y or n")));
         self.mode = Mode::Sure;
     }
@@ -388,12 +405,17 @@ impl State {
     fn command(&mut self, key: KeyCode) -> Wish {
         self.answer = None;
         match key {
+            KeyCode::Esc if !self.filter.is_empty() => {
+                self.filter.clear();
+                self.arrange();
+            }
             KeyCode::Char('q') | KeyCode::Esc => return Wish::Quit,
             KeyCode::Down | KeyCode::Char('j') => self.step(1),
             KeyCode::Up | KeyCode::Char('k') => self.step_back(1),
             KeyCode::PageDown => self.scroll(self.first + PAGE),
             KeyCode::PageUp => self.scroll(self.first.saturating_sub(PAGE)),
             KeyCode::Char('v') => self.splits_rates = !self.splits_rates,
+            KeyCode::Char('n') => self.shows_addresses = !self.shows_addresses,
             KeyCode::Home => self.select(0),
             KeyCode::End => self.select(usize::MAX),
             KeyCode::Char('?') => self.mode = Mode::Help,
@@ -429,20 +451,22 @@ impl State {
                 Wish::Nothing
             }
             'b' => {
-                self.ask("block", pids.len(), Wish::Block(pids));
+                self.ask("block", pids.len(), "process", Wish::Block(pids));
                 Wish::Nothing
             }
             _ => {
-                let policy = self.selected().and_then(|row| row.policy);
-                let terms = policy.and_then(|policy| self.ledger.terms.get(&policy));
-                match terms.cloned() {
-                    Some(terms) => {
-                        let wish = Wish::Reset(pids.clone(), Box::new(terms));
-                        self.ask("cut the connections of", pids.len(), wish);
-                    }
-                    None => {
-                        self.answer = Some("only connections under a policy are cut".to_owned());
-                    }
+                let live = self.connections.iter().filter(|it| it.ended.is_none());
+                let cookies: BTreeSet<u64> = live.map(|it| it.flow.cookie).collect();
+                if cookies.is_empty() {
+                    self.answer = Some("it has no connection to cut".to_owned());
+                } else {
+                    let count = cookies.len();
+                    self.ask(
+                        "cut what there is of",
+                        count,
+                        "connection",
+                        Wish::Reset(cookies),
+                    );
                 }
                 Wish::Nothing
             }

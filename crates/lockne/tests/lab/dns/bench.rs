@@ -125,7 +125,13 @@ impl Bench {
         child
     }
 
-    fn command(&self, arguments: &[&str], resolv_conf: &str, program: &[&str]) -> Command {
+    /// The command of [`Self::run`].
+    pub(crate) fn command(
+        &self,
+        arguments: &[&str],
+        resolv_conf: &str,
+        program: &[&str],
+    ) -> Command {
         let mut command = self.with_files(resolv_conf);
         command
             .arg(env!("CARGO_BIN_EXE_lockne"))
