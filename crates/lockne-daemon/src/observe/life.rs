@@ -6,6 +6,7 @@ use aya::{Ebpf, programs::BtfTracePoint};
 use lockne_abi::observe::{Counts, name};
 
 use super::{Error, Run, object, ring::Ring};
+use crate::kernel::patiently;
 
 /// Room for records that nobody has read yet, in bytes: some ten thousand starts.
 const ROOM: u32 = 16 << 20;
@@ -35,8 +36,7 @@ impl Life {
                 .expect("the object has the program")
                 .try_into()
                 .expect("it is one for a tracepoint");
-            program
-                .load(tracepoint, &types)
+            patiently(|| program.load(tracepoint, &types))
                 .and_then(|()| program.attach())
                 .map_err(|error| Error::program(name, error))?;
         }
