@@ -13,15 +13,17 @@ mod news;
 mod object;
 mod owner;
 mod ping;
+mod record;
 mod ring;
 
 pub use self::{
     device::Device,
     flows::{Flows, Turn},
-    life::{Life, Run},
+    life::Life,
     monitor::Monitor,
     news::News,
     ping::Pings,
+    record::Run,
 };
 pub use crate::kernel::Error;
 pub use lockne_abi::flow::{Answer, Flow};

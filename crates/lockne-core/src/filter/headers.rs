@@ -56,13 +56,14 @@ fn ethernet(bytes: &[u8], packet: &mut Packet) -> usize {
 }
 
 fn v4(bytes: &[u8], at: usize, packet: &mut Packet) -> Option<()> {
-    packet.source = mapped(array(bytes, at + 12)?);
-    packet.destination = mapped(array(bytes, at + 16)?);
-    packet.protocol = *bytes.get(at + 9)?;
+    let header: [u8; 20] = array(bytes, at)?;
+    packet.source = mapped(array(&header, 12)?);
+    packet.destination = mapped(array(&header, 16)?);
+    packet.protocol = header[9];
     packet.behind = packet.protocol;
-    let fragment_offset = half(bytes, at + 6)? & 0x1fff;
+    let fragment_offset = half(&header, 6)? & 0x1fff;
     if fragment_offset == 0 {
-        let length = usize::from(bytes.get(at)? & 0xf) * 4;
+        let length = usize::from(header[0] & 0xf) * 4;
         transport(bytes, at + length, packet)?;
     }
     Some(())
@@ -84,8 +85,9 @@ fn v6(bytes: &[u8], at: usize, packet: &mut Packet) -> Option<()> {
 fn transport(bytes: &[u8], at: usize, packet: &mut Packet) -> Option<()> {
     match packet.protocol {
         6 | 17 | 132 => {
-            packet.source_port = half(bytes, at)?;
-            packet.destination_port = half(bytes, at + 2)?;
+            let ports: [u8; 4] = array(bytes, at)?;
+            packet.source_port = half(&ports, 0)?;
+            packet.destination_port = half(&ports, 2)?;
             packet.flags |= Packet::PORTS;
             if packet.protocol == 6 {
                 packet.kind = *bytes.get(at + 13)?;
@@ -93,9 +95,10 @@ fn transport(bytes: &[u8], at: usize, packet: &mut Packet) -> Option<()> {
             }
         }
         1 | 58 => {
-            packet.kind = *bytes.get(at)?;
-            packet.destination_port = half(bytes, at + 4)?;
-            packet.sequence = half(bytes, at + 6)?;
+            let header: [u8; 8] = array(bytes, at)?;
+            packet.kind = header[0];
+            packet.destination_port = half(&header, 4)?;
+            packet.sequence = half(&header, 6)?;
             packet.flags |= Packet::KIND;
         }
         _ => {}

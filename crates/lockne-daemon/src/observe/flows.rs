@@ -11,16 +11,13 @@ use aya::{
     programs::{BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock},
 };
 use lockne_abi::{
-    flow::{self, Answer, Closed, Flow, SLOTS, WAYS, name},
+    flow::{Answer, Closed, Flow, SLOTS, WAYS, name},
     observe::Counts,
 };
 use rustix::time::{ClockId, clock_gettime};
 
 use self::slots::Slots;
-use super::{
-    Error, existing, object, owner,
-    ring::{Ring, split},
-};
+use super::{Error, existing, object, owner, record::Connection, ring::Ring};
 use crate::kernel::{cgroup, patiently};
 
 mod slots;
@@ -125,38 +122,24 @@ impl Flows {
         }
         let Self { ring, places, .. } = self;
         ring.drain(|record| {
-            match record.first_chunk().map(|tag| u32::from_ne_bytes(*tag)) {
-                Some(flow::Turn::BEGUN) => {
-                    if let Some((turn, _)) = split::<flow::Turn>(record) {
-                        places.note(turn.slot, &turn.flow);
-                        see(Turn::Begins(&turn.flow));
-                    }
+            match Connection::read(record) {
+                Some(Connection::Begun(turn)) => {
+                    places.note(turn.slot, &turn.flow);
+                    see(Turn::Begins(&turn.flow));
                 }
-                Some(flow::Turn::ENDED) => {
-                    if let Some((turn, _)) = split::<flow::Turn>(record) {
-                        places.live.remove(&turn.slot);
-                        see(Turn::Ends {
-                            flow: &turn.flow,
-                            time: turn.time,
-                        });
-                    }
+                Some(Connection::Ended(turn)) => {
+                    places.live.remove(&turn.slot);
+                    see(Turn::Ends {
+                        flow: &turn.flow,
+                        time: turn.time,
+                    });
                 }
-                Some(Closed::TAG) => {
-                    if let Some((closed, _)) = split::<Closed>(record) {
-                        places.close(&closed, &mut see);
-                    }
-                }
-                Some(Answer::TAG) => {
-                    if let Some((answer, rest)) = split::<Answer>(record)
-                        && let Some(packet) = rest.get(..answer.length as usize)
-                    {
-                        see(Turn::Answers {
-                            answer: &answer,
-                            packet,
-                        });
-                    }
-                }
-                _ => {}
+                Some(Connection::Closed(closed)) => places.close(&closed, &mut see),
+                Some(Connection::Answer(answer, packet)) => see(Turn::Answers {
+                    answer: &answer,
+                    packet,
+                }),
+                None => {}
             }
             true
         });

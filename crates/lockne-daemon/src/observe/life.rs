@@ -3,26 +3,13 @@
 use std::os::fd::BorrowedFd;
 
 use aya::{Ebpf, programs::BtfTracePoint};
-use lockne_abi::observe::{Counts, Exec, Exit, name};
+use lockne_abi::observe::{Counts, name};
 
-use super::{
-    Error, object,
-    ring::{Ring, split},
-};
+use super::{Error, Run, object, ring::Ring};
 use crate::kernel::patiently;
 
 /// Room for records that nobody has read yet, in bytes: some ten thousand starts.
 const ROOM: u32 = 16 << 20;
-
-/// What was seen of a program.
-#[derive(Clone, Copy, Debug)]
-#[expect(clippy::large_enum_variant, reason = "handed on at once, by reference")]
-pub enum Run {
-    /// It starts.
-    Starts(Exec),
-    /// It has ended.
-    Ends(Exit),
-}
 
 /// Programs that start, and how they end. Dropping it takes everything out of the kernel.
 pub struct Life {
@@ -61,11 +48,8 @@ impl Life {
 
     /// Hands what is there to `see`, until it says no.
     pub fn drain(&mut self, mut see: impl FnMut(&Run) -> bool) {
-        self.ring.drain(|record| match tag(record) {
-            Some(Exec::TAG) => split(record).is_none_or(|(exec, _)| see(&Run::Starts(exec))),
-            Some(Exit::TAG) => split(record).is_none_or(|(exit, _)| see(&Run::Ends(exit))),
-            _ => true,
-        });
+        self.ring
+            .drain(|record| Run::read(record).is_none_or(|run| see(&run)));
     }
 
     /// How many starts there were, and how many records.
@@ -90,8 +74,4 @@ impl std::fmt::Debug for Life {
             .field("ring", &self.ring)
             .finish_non_exhaustive()
     }
-}
-
-fn tag(record: &[u8]) -> Option<u32> {
-    record.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }

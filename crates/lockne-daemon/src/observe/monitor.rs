@@ -10,10 +10,7 @@ use aya::{Ebpf, maps::Map, programs::TcAttachType};
 use lockne_abi::observe::{Counts, FILTER, Packet, REPORT, name};
 use lockne_core::filter::{Code, Program};
 
-use super::{
-    Device, Devices, Error, device, object, owner,
-    ring::{Ring, split},
-};
+use super::{Device, Devices, Error, device, object, owner, record::split, ring::Ring};
 use crate::kernel::sys;
 
 /// Room for records that nobody has read yet, in bytes.

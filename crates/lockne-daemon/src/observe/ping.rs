@@ -5,10 +5,7 @@ use std::{collections::BTreeSet, io, net::IpAddr, os::fd::BorrowedFd};
 use aya::{Ebpf, maps::HashMap, programs::TcAttachType};
 use lockne_abi::observe::{Counts, Packet, name};
 
-use super::{
-    Device, Devices, Error, device, object,
-    ring::{Ring, split},
-};
+use super::{Device, Devices, Error, device, object, record::split, ring::Ring};
 
 /// Room for records that nobody has read yet, in bytes.
 const ROOM: u32 = 1 << 20;

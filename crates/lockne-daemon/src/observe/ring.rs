@@ -59,10 +59,3 @@ impl std::fmt::Debug for Ring {
             .finish_non_exhaustive()
     }
 }
-
-/// The `T` that a record starts with, and what is behind it.
-pub(super) fn split<T: aya::Pod>(record: &[u8]) -> Option<(T, &[u8])> {
-    let (head, rest) = record.split_at_checked(size_of::<T>())?;
-    // SAFETY: as long as `T`, and `Pod` types are valid whatever the bytes.
-    Some((unsafe { head.as_ptr().cast::<T>().read_unaligned() }, rest))
-}
