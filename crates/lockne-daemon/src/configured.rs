@@ -232,8 +232,8 @@ impl Daemon {
             Ok(watch) => self.configured.watch = Some(watch),
             Err(error) => warn!(%error, "{UNWATCHED}"),
         }
-        self.look(&files);
         let started = Instant::now();
+        self.look(&files);
         let none = BTreeSet::new();
         let prepared = files.read().and_then(|texts| Prepared::new(texts, &none));
         let prepared = match prepared {

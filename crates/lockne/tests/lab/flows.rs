@@ -4,6 +4,7 @@ use std::{
     io::Write as _,
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
+    sync::RwLock,
     thread,
 };
 
@@ -36,6 +37,9 @@ const OWN: [Ipv4Addr; 3] = [
     Ipv4Addr::new(127, 5, 0, 3),
 ];
 
+/// Held for writing by what makes so many connections that others, who watch too, could miss some.
+static CALM: RwLock<()> = RwLock::new(());
+
 fn watch(namespace: &Namespace, arguments: &[&str]) -> Watcher {
     let mut command: Command = namespace.command(env!("CARGO_BIN_EXE_lockne"));
     command
@@ -62,6 +66,7 @@ fn with<'a>(events: &'a [Value], event: &str, side: &str, address: &str) -> Vec<
 
 fn datagrams_are_counted_exactly_and_for_their_process() {
     const DATAGRAMS: u64 = 12_345;
+    let _calm = CALM.read();
     let namespace = lonely();
     let watcher = watch(&namespace, &["--follow"]);
 
@@ -99,6 +104,7 @@ fn datagrams_are_counted_exactly_and_for_their_process() {
 }
 
 fn connection_of_a_millisecond_is_seen_whole() {
+    let _calm = CALM.read();
     let namespace = lonely();
     let watcher = watch(&namespace, &["--follow"]);
 
@@ -165,6 +171,7 @@ fn connection_that_was_there_before_is_known() {
 fn storm_of_connections_is_seen_whole_or_its_loss_is_told() {
     const THREADS: u64 = 4;
     const EACH: u64 = 2500;
+    let _storm = CALM.write();
     let namespace = lonely();
     let watcher = watch(&namespace, &["--follow"]);
 
@@ -214,6 +221,7 @@ fn storm_of_connections_is_seen_whole_or_its_loss_is_told() {
 }
 
 fn connection_of_a_tunnel_says_policy_and_tunnel() {
+    let _calm = CALM.read();
     let home = Home::with_tunnels();
     let watcher = Watcher::start(home.lockne(["flows", "--follow", "--json"])).read_along();
 
@@ -222,6 +230,7 @@ fn connection_of_a_tunnel_says_policy_and_tunnel() {
     let running = probe(Action::UdpConnected, ORIGIN[0])
         .start_behind(command)
         .unwrap();
+    let pid = running.pid();
     let report = running.finish().unwrap();
     assert!(
         matches!(report.outcome, Outcome::Answered { .. }),
@@ -232,7 +241,7 @@ fn connection_of_a_tunnel_says_policy_and_tunnel() {
     let events = events(&printed);
     let ours: Vec<_> = events
         .iter()
-        .filter(|it| it["event"] == "end" && it["tunnel"] == "a")
+        .filter(|it| it["event"] == "end" && it["tunnel"] == "a" && it["pid"] == pid)
         .collect();
     assert_eq!(ours.len(), 1, "{printed}");
     assert_eq!(ours[0]["way"], "tunnelled");
