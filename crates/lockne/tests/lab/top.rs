@@ -12,6 +12,7 @@ use lockne_lab::{
     Namespace,
     origin::{ADDRESS_PORT, HTTP_PORT},
     probe::{Action, Outcome, Probe, Running},
+    program,
 };
 
 use crate::{
@@ -52,7 +53,7 @@ impl Sender {
     /// By bash under a name of its own, started by `command`.
     fn start(home: &Home, mut command: Command, name: &str) -> Self {
         let program = home.beside(name);
-        fs::copy(which::which("bash").unwrap(), &program).unwrap();
+        program::copy(&which::which("bash").unwrap(), &program).unwrap();
         let failures = home.beside("top-failures");
         let script = format!(
             "while :; do echo > /dev/udp/{}/{ADDRESS_PORT} || echo >> {}; read -t 0.1 < /dev/udp/127.0.0.1/9; done",
