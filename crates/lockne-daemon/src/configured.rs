@@ -30,8 +30,10 @@ use crate::{
     rules::{CompiledRule, Fallback, Installed, Missing, Outcome},
     socket,
     tunnels::Tunnel,
-    watch::Watch,
+    watch::{Wanted, Watch},
 };
+
+const UNWATCHED: &str = "cannot watch the configuration; SIGHUP makes the daemon read it again";
 
 /// What the daemon knows of its configuration.
 pub(crate) struct Configured {
@@ -96,11 +98,14 @@ impl Configured {
     }
 
     /// Waits until the files may have changed.
-    pub(crate) async fn changed(watch: Option<&Watch>) {
-        match watch {
-            Some(watch) => watch.changed().await,
-            None => std::future::pending().await,
+    pub(crate) async fn changed(watch: Option<&mut Watch>) {
+        if let Some(watch) = watch {
+            match watch.changed().await {
+                Ok(()) => return,
+                Err(error) => warn!(%error, "{UNWATCHED}"),
+            }
         }
+        std::future::pending::<()>().await;
     }
 
     /// The tunnel of the configuration with this interface.
@@ -171,12 +176,14 @@ impl Prepared {
         let used = config.used();
         let mut tunnels = Vec::new();
         for (name, tunnel) in &config.tunnels {
-            let request = match request(name, tunnel) {
-                Ok(request) if used.contains(name) || by_hand.contains(name) => request,
-                Err(error) if used.contains(name) => return Err(error),
-                _ => None,
-            };
-            tunnels.extend(request);
+            let is_used = used.contains(name);
+            if !is_used && !by_hand.contains(name) {
+                continue;
+            }
+            match request(name, tunnel) {
+                Err(error) if is_used => return Err(error),
+                request => tunnels.extend(request.ok().flatten()),
+            }
         }
         Ok(Self {
             texts,
@@ -220,12 +227,12 @@ impl Daemon {
         self.configured.assigned = kept.assigned;
         self.configured.tunnels = kept.tunnels;
         self.configured.files = Some(files.clone());
-        match Watch::new(&files) {
+        // From here on, whatever changes while it is read is read again.
+        match Watch::new() {
             Ok(watch) => self.configured.watch = Some(watch),
-            Err(error) => {
-                warn!(%error, "cannot watch the configuration; SIGHUP makes the daemon read it again");
-            }
+            Err(error) => warn!(%error, "{UNWATCHED}"),
         }
+        self.look(&files);
         let none = BTreeSet::new();
         let prepared = files.read().and_then(|texts| Prepared::new(texts, &none));
         let prepared = match prepared {
@@ -244,18 +251,24 @@ impl Daemon {
     }
 
     /// Watches whatever the configuration names now.
-    fn look(&self, files: &Files) {
+    fn look(&mut self, files: &Files) {
+        let directory = files.directory();
         let tunnels = self.configured.config.tunnels.values();
-        let paths: Vec<&std::path::Path> = tunnels
-            .filter_map(|tunnel| match &tunnel.source {
-                Source::File { path, .. } => Some(path.as_path()),
-                Source::Interface(_) => None,
-            })
-            .collect();
-        if let Some(watch) = &self.configured.watch
-            && let Err(error) = watch.look(files, &paths)
+        let tunnels = tunnels.filter_map(|tunnel| match &tunnel.source {
+            Source::File { path, .. } => Some(path.as_path()),
+            Source::Interface(_) => None,
+        });
+        let mut wanted = Wanted::default();
+        for path in tunnels.chain([files.main(), &directory]) {
+            if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
+                wanted.one(parent.to_owned(), name.to_owned());
+            }
+        }
+        wanted.all(directory);
+        if let Some(watch) = &mut self.configured.watch
+            && let Err(error) = watch.set(wanted)
         {
-            warn!(%error, "cannot watch the configuration; SIGHUP makes the daemon read it again");
+            warn!(%error, "{UNWATCHED}");
         }
     }
 
@@ -288,14 +301,22 @@ impl Daemon {
 
     /// The tunnels that were taken up from the configuration, and that living programs are in.
     fn used_by_hand(&self) -> BTreeSet<TunnelName> {
-        let is_used = |name: &&TunnelName| {
-            let mut policies = self.policies.iter();
-            policies.any(|(id, terms)| {
-                terms.tunnels().any(|it| it == *name) && !self.kernel.processes(*id).is_empty()
-            })
-        };
         let taken_up = self.configured.tunnels.iter();
-        taken_up.filter(is_used).cloned().collect()
+        taken_up
+            .filter(|name| self.policies_through(name).any(|id| self.has_programs(id)))
+            .cloned()
+            .collect()
+    }
+
+    /// The policies whose terms name a tunnel.
+    fn policies_through(&self, name: &TunnelName) -> impl Iterator<Item = PolicyId> {
+        let policies = self.policies.iter();
+        let through = policies.filter(move |(_, terms)| terms.tunnels().any(|it| it == name));
+        through.map(|(id, _)| *id)
+    }
+
+    fn has_programs(&self, id: PolicyId) -> bool {
+        !self.kernel.processes(id).is_empty()
     }
 
     /// Whether connections stay when the programs of a policy move: all its rules say so.
@@ -498,10 +519,8 @@ impl Daemon {
             self.policies.keys().copied().collect()
         });
         for name in &self.configured.tunnels {
-            let has_user =
-                |id: &PolicyId| connected.contains(id) || !self.kernel.processes(*id).is_empty();
-            let mut policies = self.policies.iter();
-            if policies.any(|(id, terms)| terms.tunnels().any(|it| it == name) && has_user(id)) {
+            let has_user = |id| connected.contains(&id) || self.has_programs(id);
+            if self.policies_through(name).any(has_user) {
                 needed.insert(name.clone());
             }
         }

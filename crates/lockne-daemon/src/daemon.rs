@@ -251,7 +251,7 @@ impl Daemon {
                     settled = self.names_came(id, found, settled).await;
                 },
                 _ = tunnels.tick(), if choice => self.look_at_tunnels().await,
-                () = Configured::changed(self.configured.watch.as_ref()) => {
+                () = Configured::changed(self.configured.watch.as_mut()) => {
                     reload = Some(time::Instant::now() + WRITTEN);
                 }
                 _ = hangup.recv() => reload = Some(time::Instant::now()),

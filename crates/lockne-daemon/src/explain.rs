@@ -22,11 +22,12 @@ use crate::{
     attach::{
         TargetError, sockets,
         target::{self, Process},
-        tree::{self, Stat},
+        tree,
     },
     authority::Caller,
     daemon::Daemon,
     error::Error,
+    process::Stat,
     reconcile::tunnel_of,
     route::Way,
 };

@@ -41,7 +41,7 @@ use self::stamp::Device;
 pub use self::{
     error::Error, feature::Feature, reading::Reading, remove::Removed, stamp::Classifier,
 };
-pub(crate) use self::{namespace::cookie_of, rules::Sheet, stamp::name_of};
+pub(crate) use self::{namespace::cookie_of, object::patiently, rules::Sheet, stamp::name_of};
 
 /// The kernel programs and what they know.
 pub struct Kernel {

@@ -38,16 +38,63 @@ pub(crate) fn all() -> io::Result<Vec<u32>> {
 /// program.
 pub(crate) fn eldest_first() -> io::Result<Vec<u32>> {
     let mut processes = all()?;
-    processes.sort_by_cached_key(|pid| (began(*pid).unwrap_or(u64::MAX), *pid));
+    processes.sort_by_cached_key(|pid| {
+        let started = Stat::of_task(*pid).map_or(u64::MAX, |stat| stat.started);
+        (started, *pid)
+    });
     Ok(processes)
 }
 
-/// When a process began, in ticks of the clock since the machine did.
-fn began(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in parentheses, and may have some itself.
-    let (_, fields) = text.rsplit_once(") ")?;
-    fields.split(' ').nth(19)?.parse().ok()
+/// What one line of `/proc/PID/stat` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) name: String,
+    pub(crate) parent: u32,
+    pub(crate) threads: u32,
+    /// When it was started, in ticks since boot.
+    pub(crate) started: u64,
+    /// Whether it is a part of the kernel.
+    pub(crate) is_kernel: bool,
+    /// Whether it has ended, and waits for its parent to notice.
+    pub(crate) has_ended: bool,
+}
+
+impl Stat {
+    /// Reads that of a living process; `None` if there is none, or `pid` is the number of a thread.
+    pub(crate) fn read(pid: u32) -> Option<Self> {
+        // Threads can be opened below `/proc`, but are not listed there.
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let leader = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+        if leader.trim() != pid.to_string() {
+            return None;
+        }
+        Self::of_task(pid)
+    }
+
+    /// The same of a thread, too.
+    pub(crate) fn of_task(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        /// `include/linux/sched.h`.
+        const PF_KTHREAD: u64 = 0x0020_0000;
+        // The name comes second, in brackets, and can have brackets and blanks in it.
+        let (head, rest) = line.rsplit_once(')')?;
+        let (_, name) = head.split_once('(')?;
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        let flags: u64 = words.get(6)?.parse().ok()?;
+        let threads = words.get(17)?.parse().ok()?;
+        Some(Self {
+            name: name.to_owned(),
+            parent: words.get(1)?.parse().ok()?,
+            threads,
+            started: words.get(19)?.parse().ok()?,
+            is_kernel: flags & PF_KTHREAD != 0,
+            // A leader may end before its threads; then it is a zombie that still has some.
+            has_ended: matches!(words.first(), Some(&("Z" | "X"))) && threads <= 1,
+        })
+    }
 }
 
 /// The inode of a namespace of a process, of the kind that `/proc` calls `kind`.
@@ -58,4 +105,42 @@ pub(crate) fn namespace(pid: u32, kind: &str) -> io::Result<u64> {
 /// The inode of the network namespace of this thread.
 pub(crate) fn own_netns() -> io::Result<u64> {
     Ok(fs::metadata("/proc/thread-self/ns/net")?.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nasty_names_are_read_whole() {
+        let line = "7 (a) R (1) S 3 7 7 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 12 0 99 1";
+
+        let stat = Stat::parse(line).unwrap();
+
+        assert_eq!(
+            (stat.name.as_str(), stat.parent, stat.threads),
+            ("a) R (1", 3, 12)
+        );
+        assert!(!stat.is_kernel && !stat.has_ended);
+    }
+
+    #[test]
+    fn leader_that_ended_before_its_threads_lives() {
+        let line =
+            |threads| format!("7 (a) Z 3 7 7 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 {threads} 0 99 1");
+
+        assert!(Stat::parse(&line(1)).unwrap().has_ended);
+        assert!(!Stat::parse(&line(2)).unwrap().has_ended);
+    }
+
+    #[test]
+    fn thread_is_no_process() {
+        let thread = std::thread::spawn(|| {
+            let me = rustix::thread::gettid().as_raw_nonzero().get();
+            Stat::read(u32::try_from(me).unwrap())
+        });
+
+        assert!(Stat::read(std::process::id()).is_some());
+        assert_eq!(thread.join().unwrap(), None);
+    }
 }

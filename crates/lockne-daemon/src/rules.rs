@@ -5,7 +5,6 @@
 mod path;
 mod running;
 mod sheet;
-mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,8 +18,11 @@ use lockne_core::{
     rule::{Existing, Rule, RuleName},
 };
 
-use self::{path::Way, running::InForce, sheet::Held, watch::Watch};
-use crate::kernel::{self, Kernel};
+use self::{path::Way, running::InForce, sheet::Held};
+use crate::{
+    kernel::{self, Kernel},
+    watch::{Wanted, Watch},
+};
 
 /// How many rules there can be.
 pub const MAX_RULES: usize = lockne_abi::MAX_RULES as usize;
@@ -201,15 +203,16 @@ impl std::fmt::Debug for Installed {
 }
 
 /// Every name whose change can make a rule mean another file.
-fn names(rules: &[CompiledRule]) -> BTreeSet<(PathBuf, std::ffi::OsString)> {
+fn names(rules: &[CompiledRule]) -> Wanted {
     let files: BTreeSet<_> = rules
         .iter()
         .filter_map(|it| it.rule.matches.exe.as_ref())
         .collect();
-    files
-        .into_iter()
-        .flat_map(|path| Way::of(path).steps)
-        .collect()
+    let mut wanted = Wanted::default();
+    for (directory, name) in files.into_iter().flat_map(|path| Way::of(path).steps) {
+        wanted.one(directory, name);
+    }
+    wanted
 }
 
 /// The policies that now are others, and the rule that says so: a child that no rule names follows the one

@@ -1,104 +1,130 @@
-//! Tells when files of the configuration, or wg-quick files that it names, may have changed.
+//! Tells when one of some files may have changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io,
     mem::MaybeUninit,
-    os::{fd::OwnedFd, unix::ffi::OsStringExt as _},
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::PathBuf,
 };
 
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::{
+    fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags},
+    io::Errno,
+};
 use tokio::io::{Interest, unix::AsyncFd};
-
-use crate::config::Files;
 
 /// Watches directories, for files are mostly replaced and not written to.
 pub(crate) struct Watch {
-    events: AsyncFd<OwnedFd>,
+    inotify: OwnedFd,
     /// What counts in each of them.
-    directories: Mutex<BTreeMap<i32, Names>>,
+    directories: BTreeMap<i32, Names>,
 }
 
 /// What counts in a directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum Names {
     All,
     /// In a directory of others nobody should be woken for nothing.
     These(BTreeSet<OsString>),
 }
 
+/// Directories, each with what counts in it.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted(BTreeMap<PathBuf, Names>);
+
 impl Watch {
-    pub(crate) fn new(files: &Files) -> io::Result<Self> {
-        let events = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        let watch = Self {
-            // SAFETY: an `OwnedFd` is a valid descriptor, and nobody replaces or closes it while it is in there.
-            events: unsafe { AsyncFd::register_with_interest(events, Interest::READABLE)? },
-            directories: Mutex::default(),
-        };
-        watch.look(files, &[])?;
-        Ok(watch)
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            inotify: inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?,
+            directories: BTreeMap::new(),
+        })
     }
 
-    /// Watches what may have come since; what is watched already stays so.
-    pub(crate) fn look(&self, files: &Files, tunnels: &[&Path]) -> io::Result<()> {
-        for (directory, names) in wanted(files, tunnels) {
-            let flags = WatchFlags::CLOSE_WRITE
-                | WatchFlags::CREATE
-                | WatchFlags::DELETE
-                | WatchFlags::MOVED_FROM
-                | WatchFlags::MOVED_TO;
-            match inotify::add_watch(&self.events, &directory, flags) {
+    /// Watches these, and no others any more.
+    ///
+    /// A directory that is not there is for whoever watches the one above it.
+    pub(crate) fn set(&mut self, wanted: Wanted) -> io::Result<()> {
+        let flags = WatchFlags::CLOSE_WRITE
+            | WatchFlags::CREATE
+            | WatchFlags::DELETE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVED_TO
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ONLYDIR;
+        let mut directories = BTreeMap::new();
+        for (directory, names) in wanted.0 {
+            match inotify::add_watch(&self.inotify, &directory, flags) {
                 Ok(number) => {
-                    let mut known = self.lock();
                     // Two paths can lead to one directory.
-                    let before = known.remove(&number);
-                    known.insert(number, names.and(before));
+                    let before = directories.remove(&number);
+                    directories.insert(number, names.and(before));
                 }
-                Err(rustix::io::Errno::NOENT) => {}
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
+        for gone in self.directories.keys() {
+            if !directories.contains_key(gone) {
+                // It is no longer there if the directory is not.
+                let _ = inotify::remove_watch(&self.inotify, *gone);
+            }
+        }
+        self.directories = directories;
         Ok(())
     }
 
     /// Waits for a change.
-    pub(crate) async fn changed(&self) {
+    pub(crate) async fn changed(&mut self) -> io::Result<()> {
+        // SAFETY: the descriptor is ours, and stays open for longer than this.
+        let ready =
+            unsafe { AsyncFd::register_with_interest(self.inotify.as_fd(), Interest::READABLE) }?;
         loop {
-            let Ok(mut ready) = self.events.readable().await else {
-                return std::future::pending().await;
+            let mut guard = ready.readable().await?;
+            if self.drain()? {
+                return Ok(());
+            }
+            guard.clear_ready();
+        }
+    }
+
+    /// Reads what there is; says whether any of it counts.
+    fn drain(&self) -> io::Result<bool> {
+        let mut room = [MaybeUninit::uninit(); 8192];
+        let mut reader = inotify::Reader::new(&self.inotify, &mut room);
+        let mut any = false;
+        loop {
+            let event = match reader.next() {
+                Ok(event) => event,
+                Err(Errno::AGAIN) => return Ok(any),
+                Err(errno) => return Err(errno.into()),
             };
-            let mut buffer = [MaybeUninit::uninit(); 4096];
-            let mut events = inotify::Reader::new(self.events.get_ref(), &mut buffer);
-            let mut any = false;
-            while let Ok(event) = events.next() {
-                let name = event.file_name().map(|it| it.to_bytes().to_vec());
-                any |= self.counts(event.wd(), name.map(OsString::from_vec));
-                if events.is_buffer_empty() {
-                    break;
-                }
-            }
-            ready.clear_ready();
-            if any {
-                return;
-            }
+            any |= match event.file_name() {
+                Some(name) => self
+                    .directories
+                    .get(&event.wd())
+                    .is_some_and(|names| names.contain(OsStr::from_bytes(name.to_bytes()))),
+                // About the directory itself, or that more happened than could be kept.
+                None => !event.events().contains(ReadFlags::IGNORED),
+            };
         }
     }
+}
 
-    /// What has no name is about the directory, or says that some changes were lost.
-    fn counts(&self, directory: i32, name: Option<OsString>) -> bool {
-        match (self.lock().get(&directory), name) {
-            (Some(Names::These(names)), Some(name)) => names.contains(&name),
-            _ => true,
-        }
+impl Wanted {
+    pub(crate) fn all(&mut self, directory: PathBuf) {
+        self.0.insert(directory, Names::All);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Names>> {
-        self.directories
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn one(&mut self, directory: PathBuf, name: OsString) {
+        let before = self.0.remove(&directory);
+        let names = Names::These(BTreeSet::from([name]));
+        self.0.insert(directory, names.and(before));
     }
 }
 
@@ -110,23 +136,13 @@ impl Names {
             _ => Self::All,
         }
     }
-}
 
-/// Each directory with what counts in it.
-fn wanted(files: &Files, tunnels: &[&Path]) -> BTreeMap<PathBuf, Names> {
-    let parent = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
-    let name = |path: &Path| path.file_name().map(ToOwned::to_owned);
-    let mut wanted = BTreeMap::from([(files.directory(), Names::All)]);
-    let directory = files.directory();
-    for path in [files.main(), &directory]
-        .into_iter()
-        .chain(tunnels.iter().copied())
-    {
-        let names = Names::These(name(path).into_iter().collect());
-        let before = wanted.remove(&parent(path));
-        wanted.insert(parent(path), names.and(before));
+    fn contain(&self, name: &OsStr) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(names) => names.contains(name),
+        }
     }
-    wanted
 }
 
 #[cfg(test)]
@@ -135,22 +151,17 @@ mod tests {
 
     #[test]
     fn neighbours_of_a_file_do_not_count() {
-        let files = Files::new(Path::new("/etc/lockne/lockne.toml"));
-        let tunnels = ["/tmp/a.conf", "/tmp/b.conf", "/etc/lockne/c.conf"].map(Path::new);
+        let mut wanted = Wanted::default();
+        wanted.one("/etc".into(), "a".into());
+        wanted.one("/etc".into(), "b".into());
+        wanted.all("/etc/d".into());
+        wanted.one("/etc/d".into(), "c".into());
 
-        let wanted = wanted(&files, &tunnels);
-
-        let these = |names: &[&str]| Names::These(names.iter().map(Into::into).collect());
-        assert_eq!(
-            wanted.into_iter().collect::<Vec<_>>(),
-            [
-                (
-                    "/etc/lockne".into(),
-                    these(&["lockne.toml", "lockne.d", "c.conf"])
-                ),
-                ("/etc/lockne/lockne.d".into(), Names::All),
-                ("/tmp".into(), these(&["a.conf", "b.conf"])),
-            ]
-        );
+        let counts = |directory: &str, name: &str| {
+            wanted.0[std::path::Path::new(directory)].contain(OsStr::new(name))
+        };
+        assert!(counts("/etc", "a") && counts("/etc", "b"));
+        assert!(!counts("/etc", "c"));
+        assert!(counts("/etc/d", "whatever"));
     }
 }

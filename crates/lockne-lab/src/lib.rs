@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod origin;
 pub mod packet;
 pub mod probe;
+pub mod program;
 pub mod provider;
 pub mod sniffer;
 

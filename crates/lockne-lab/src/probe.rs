@@ -266,7 +266,7 @@ pub struct Running {
 }
 
 impl Probe {
-    /// A probe with a new socket and no options, which waits a second for its answer.
+    /// A probe with a new socket and no options, which waits ten seconds for its answer: longer than it takes on a busy machine.
     #[must_use]
     pub fn new(action: Action, to: impl Into<SocketAddr>) -> Self {
         Self {
@@ -275,7 +275,7 @@ impl Probe {
             options: Options::default(),
             actor: Actor::Itself,
             socket: SocketFrom::New,
-            patience_ms: 1000,
+            patience_ms: 10_000,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
     netlink::{self, Error},
 };
 
-pub(crate) const WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const WITHIN: Duration = Duration::from_secs(20);
 
 const LOOPBACK: u32 = 1;
 

@@ -35,7 +35,8 @@ use lockne_lab::{
 /// Makes this program build a lab, say so and wait, for the test that kills it.
 const BUILD_AND_WAIT: &str = "__build-and-wait";
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for what does not come.
+const SHORT: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     if let Some(code) = probe::run_if_asked() {
@@ -381,26 +382,26 @@ fn sniffer_sees_what_a_cut_link_still_sends() {
 
 fn cut_link_is_silent_and_whole_again_after_it() {
     let lab = lab();
-    let outcome = |action, to| {
-        let probe = Probe::new(action, to).waiting(Duration::from_millis(100));
-        probe.run(&lab.home).unwrap().outcome
-    };
+    let ask = |probe: &Probe| probe.run(&lab.home).unwrap().outcome;
 
     // Or the first datagrams would wait at home for a link address, and come when the link is whole.
     for to in [v4(), v6()] {
-        assert!(matches!(outcome(Action::Tcp, to), Outcome::Answered { .. }));
+        let outcome = ask(&Probe::new(Action::Tcp, to));
+        assert!(matches!(outcome, Outcome::Answered { .. }));
     }
 
     lab.home_link.cut().unwrap();
     for action in [Action::Tcp, Action::UdpConnected, Action::Ping] {
         for to in [v4(), v6()] {
-            assert_eq!(outcome(action, to), Outcome::Silence, "{action:?} to {to}");
+            let outcome = ask(&Probe::new(action, to).waiting(SHORT));
+            assert_eq!(outcome, Outcome::Silence, "{action:?} to {to}");
         }
     }
     lab.home_link.restore().unwrap();
 
     for to in [v4(), v6()] {
-        assert!(matches!(outcome(Action::Tcp, to), Outcome::Answered { .. }));
+        let outcome = ask(&Probe::new(Action::Tcp, to));
+        assert!(matches!(outcome, Outcome::Answered { .. }));
     }
     assert_eq!(lab.origin.times(Service::Udp, HOME_V4), 0);
 }
@@ -409,7 +410,7 @@ fn unplugged_link_settles_and_is_whole_again_after_it() {
     let lab = lab();
     let sniffer = lab.home_link.sniffer().unwrap();
     let ping = || {
-        let probe = Probe::new(Action::Ping, v4()).waiting(Duration::from_millis(100));
+        let probe = Probe::new(Action::Ping, v4());
         probe.run(&lab.home).unwrap().outcome
     };
     let answered = Outcome::Answered { saw: None };
@@ -500,7 +501,7 @@ fn wireguard_comes_out_at_each_provider() {
         };
         for action in [Action::Tcp, Action::UdpConnected] {
             let probe = Probe::new(action, v4()).with(bound.clone());
-            let report = probe.waiting(PATIENCE).run(&lab.home).unwrap();
+            let report = probe.run(&lab.home).unwrap();
 
             assert_eq!(saw(&report.outcome), provider.client_v4(), "{action:?}");
         }
@@ -516,22 +517,20 @@ fn killed_or_cut_provider_is_silence_and_no_leak() {
     provider.start().unwrap();
     let _client = provider.connect(&lab.home, "wg0").unwrap();
     let outside = lab.home_link.sniffer().unwrap();
-    let ask = |patience| {
-        let probe = Probe::new(Action::UdpUnconnected, v4()).with(Options {
-            bind_device: Some("wg0".to_owned()),
-            ..Options::default()
-        });
-        probe.waiting(patience).run(&lab.home).unwrap().outcome
-    };
-    let short = Duration::from_millis(100);
-    assert_eq!(saw(&ask(PATIENCE)), provider.client_v4());
+    let probe = Probe::new(Action::UdpUnconnected, v4()).with(Options {
+        bind_device: Some("wg0".to_owned()),
+        ..Options::default()
+    });
+    let short = probe.clone().waiting(SHORT);
+    let ask = |probe: &Probe| probe.run(&lab.home).unwrap().outcome;
+    assert_eq!(saw(&ask(&probe)), provider.client_v4());
 
     provider.cut().unwrap();
-    assert_eq!(ask(short), Outcome::Silence);
+    assert_eq!(ask(&short), Outcome::Silence);
     provider.restore().unwrap();
-    assert_eq!(saw(&ask(PATIENCE)), provider.client_v4());
+    assert_eq!(saw(&ask(&probe)), provider.client_v4());
     provider.stop_wireguard();
-    assert_eq!(ask(short), Outcome::Silence);
+    assert_eq!(ask(&short), Outcome::Silence);
 
     outside.settle().unwrap();
     assert_eq!(lab.leaks(&outside), []);

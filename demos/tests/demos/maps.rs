@@ -61,7 +61,7 @@ fn its_time_cuts_it_short() {
     .finish()
     .well();
 
-    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < Duration::from_mins(1));
     assert_eq!(ended.count("nothing"), 0, "{ended:#?}");
 }
 

@@ -20,10 +20,10 @@ use lockne_core::{
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use socket2::{Domain, SockRef, Socket};
 
-use super::{target::Process, tree::Stat};
+use super::target::Process;
 use crate::{
     inherited::{Error, is_near, is_of_this_netns},
-    process,
+    process::{self, Stat},
     socket::{self, Listed},
 };
 

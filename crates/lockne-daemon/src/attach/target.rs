@@ -4,12 +4,12 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use lockne_core::api::Target;
 
-use super::tree::{self, Stat};
+use super::tree;
 use crate::{
     authority::Caller,
     error::Error,
     peer::Peer,
-    process::{self, all, namespace, own_netns},
+    process::{self, Stat, all, namespace, own_netns},
 };
 
 /// Why a process cannot be put under a policy, or taken out.

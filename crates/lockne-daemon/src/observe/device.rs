@@ -10,7 +10,7 @@ use aya::{
     },
 };
 
-use crate::kernel::Error;
+use crate::kernel::{Error, patiently};
 
 /// A network device of the namespace of the calling thread.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,9 +95,8 @@ fn is_ethernet(name: &str) -> io::Result<bool> {
 
 /// Loads the classifier `name`.
 pub(super) fn load(ebpf: &mut Ebpf, name: &str) -> Result<(), Error> {
-    classifier(ebpf, name)
-        .load()
-        .map_err(|error| Error::program(name, error))
+    let program = classifier(ebpf, name);
+    patiently(|| program.load()).map_err(|error| Error::program(name, error))
 }
 
 pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {

@@ -21,7 +21,7 @@ use super::{
     Error, existing, object, owner,
     ring::{Ring, split},
 };
-use crate::kernel::cgroup;
+use crate::kernel::{cgroup, patiently};
 
 mod slots;
 
@@ -74,13 +74,11 @@ impl Flows {
         let slots = slots(&mut ebpf)?;
 
         let program: &mut BtfTracePoint = program(&mut ebpf, name::SEE_STATE);
-        program
-            .load("inet_sock_set_state", &types)
+        patiently(|| program.load("inet_sock_set_state", &types))
             .and_then(|()| program.attach())
             .map_err(|error| Error::program(name::SEE_STATE, error))?;
         let program: &mut CgroupSock = self::program(&mut ebpf, name::SEE_RELEASE);
-        program
-            .load()
+        patiently(|| program.load())
             .and_then(|()| program.attach(root.as_fd(), CgroupAttachMode::Single))
             .map_err(|error| Error::program(name::SEE_RELEASE, error))?;
 
@@ -100,8 +98,7 @@ impl Flows {
             (name::METER_OUT, CgroupSkbAttachType::Egress),
         ] {
             let program: &mut CgroupSkb = self::program(&mut flows.ebpf, name);
-            program
-                .load()
+            patiently(|| program.load())
                 .and_then(|()| program.attach(root.as_fd(), side, CgroupAttachMode::Single))
                 .map_err(|error| Error::program(name, error))?;
         }

@@ -9,6 +9,7 @@ use super::{
     Error, object,
     ring::{Ring, split},
 };
+use crate::kernel::patiently;
 
 /// Room for records that nobody has read yet, in bytes: some ten thousand starts.
 const ROOM: u32 = 16 << 20;
@@ -48,8 +49,7 @@ impl Life {
                 .expect("the object has the program")
                 .try_into()
                 .expect("it is one for a tracepoint");
-            program
-                .load(tracepoint, &types)
+            patiently(|| program.load(tracepoint, &types))
                 .and_then(|()| program.attach())
                 .map_err(|error| Error::program(name, error))?;
         }

@@ -16,7 +16,7 @@ use aya::{
 use lockne_abi::observe::{Owner, name};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
-use crate::kernel::{Error, cgroup};
+use crate::kernel::{Error, cgroup, patiently};
 use crate::process;
 
 /// The kernel's answer stays if there is one: it is the younger.
@@ -30,8 +30,7 @@ pub(super) fn watch(ebpf: &mut Ebpf) -> Result<(), Error> {
         .try_into()
         .expect("it is a program for sockets");
     let root = cgroup::root()?;
-    program
-        .load()
+    patiently(|| program.load())
         .and_then(|()| program.attach(root, CgroupAttachMode::Single))
         .map_err(|error| Error::program(name::OWN_SOCKET, error))?;
     let owners = ebpf.map_mut(name::OWNERS).expect("the object has the map");

@@ -23,11 +23,12 @@ use lockne_daemon::{
     kernel::Kernel,
     rules::{CompiledRule, Fallback, Installed, Outcome},
 };
+use lockne_lab::program;
 use tempfile::TempDir;
 
 use crate::{
     probe::Probe,
-    program, tests,
+    sender, tests,
     world::{World, id, mark},
 };
 
@@ -97,10 +98,7 @@ impl Stage {
 }
 
 fn copy_to(path: &Path) {
-    // A copy into a file that somebody forks off with would be busy.
-    let source = env::current_exe().unwrap();
-    let status = Command::new("cp").arg(source).arg(path).status().unwrap();
-    assert!(status.success());
+    program::copy(&env::current_exe().unwrap(), path).unwrap();
 }
 
 fn rule(name: &str, policy: u8, matches: Match) -> CompiledRule {
@@ -151,14 +149,14 @@ fn ten_thousand_starts_never_send_past_their_rule() {
         panic!("these are of IPv4")
     };
     let [ruled, tunnelled, free] = ["ruled", "tunnelled", "free"].map(|name| stage.path(name));
-    program::sender(&ruled, wan);
-    program::sender(&tunnelled, tun);
-    program::sender(&free, wan);
+    sender::put(&ruled, wan);
+    sender::put(&tunnelled, tun);
+    sender::put(&free, wan);
     stage.apply(&[rule("a", 7, exe(&ruled)), rule("b", 7, exe(&tunnelled))]);
     for path in [&free, &tunnelled] {
         assert!(Command::new(path).status().unwrap().success());
     }
-    assert_eq!(stage.world.arrived(), vec![program::TEXT.to_vec(); 2]);
+    assert_eq!(stage.world.arrived(), vec![sender::TEXT.to_vec(); 2]);
 
     thread::scope(|scope| {
         for part in 0..AT_ONCE {
@@ -337,7 +335,7 @@ fn program_in_memory_is_named_by_no_rule() {
     assert_eq!(mark_of(&path), mark(0));
     // But a program of a rule does not get away by it.
     let shell = stage.path("shell");
-    fs::copy(fs::canonicalize("/bin/sh").unwrap(), &shell).unwrap();
+    program::copy("/bin/sh".as_ref(), &shell).unwrap();
     stage.apply(&[rule("shell", 7, exe(&shell))]);
     let script = format!("exec {} probe", path.display());
     assert_eq!(marked(Command::new(&shell).args(["-c", &script])), mark(7));
@@ -519,7 +517,7 @@ fn policed_program_keeps_its_policy_over_exec_and_between_cgroups() {
     let groups = Groups::new();
     let mut stage = Stage::new();
     let shell = stage.path("shell");
-    fs::copy(fs::canonicalize("/bin/sh").unwrap(), &shell).unwrap();
+    program::copy("/bin/sh".as_ref(), &shell).unwrap();
     let (named, unnamed) = (stage.copy("named"), stage.copy("unnamed"));
     let away = groups.make(&Group::name());
     stage.apply(&[rule("shell", 7, exe(&shell)), rule("named", 8, exe(&named))]);
@@ -539,7 +537,7 @@ fn policed_program_keeps_its_policy_over_exec_and_between_cgroups() {
 fn choice_by_hand_beats_every_rule() {
     let mut stage = Stage::new();
     let shell = stage.path("shell");
-    fs::copy(fs::canonicalize("/bin/sh").unwrap(), &shell).unwrap();
+    program::copy("/bin/sh".as_ref(), &shell).unwrap();
     let app = stage.copy("app");
     stage.apply(&[rule("app", 7, exe(&app)), rule("shell", 7, exe(&shell))]);
     let kernel = stage.world.kernel();
@@ -591,7 +589,7 @@ fn script_is_told_by_interpreter_and_name() {
     let text = format!("#!{}\n", interpreter.display());
     let [script, other] = ["script", "other"].map(|name| {
         let path = stage.path(name);
-        program::write(&path, text.as_bytes());
+        program::write(&path, text.as_bytes()).unwrap();
         path
     });
     let matches = Match {
@@ -718,7 +716,7 @@ fn fallback_is_for_those_that_nobody_named() {
     let mut stage = Stage::new();
     let (app, other) = (stage.copy("app"), stage.copy("other"));
     let shell = stage.path("shell");
-    fs::copy(fs::canonicalize("/bin/sh").unwrap(), &shell).unwrap();
+    program::copy("/bin/sh".as_ref(), &shell).unwrap();
     let fallback = Fallback {
         terms: Terms::new(Action::Block),
         policy: id(9),
@@ -776,7 +774,7 @@ fn rules_are_replaced_as_a_whole() {
         panic!("this is of IPv4")
     };
     let app = stage.path("app");
-    program::sender(&app, wan);
+    sender::put(&app, wan);
     let sets = [7, 8].map(|policy| {
         let mut rules: Vec<_> = (0..100)
             .map(|n| rule(&format!("x{n}"), 9, exe(&stage.path(&format!("no-{n}")))))

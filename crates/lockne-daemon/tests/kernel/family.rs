@@ -27,11 +27,7 @@ const EPERM: &str = "1";
 fn child_grandchild_program_and_thread_inherit() {
     let mut world = World::new();
     let policy = world.policy(7, Policy::BLOCK);
-    let mut probe = Probe::start();
-    world
-        .kernel()
-        .set_process(probe.pid(), Some(policy))
-        .unwrap();
+    let mut probe = Probe::under(&mut world, policy);
 
     for heir in ["thread", "child", "grandchild", "program"] {
         assert_eq!(probe.ask(&format!("of-{heir}")), mark(7), "{heir}");
@@ -65,11 +61,7 @@ fn thirty_two_thousand_processes_each_have_their_policy() {
     const MANY: u64 = 32_000;
     let mut world = World::new();
     let policy = world.policy(7, Policy::BLOCK);
-    let mut probe = Probe::start();
-    world
-        .kernel()
-        .set_process(probe.pid(), Some(policy))
-        .unwrap();
+    let mut probe = Probe::under(&mut world, policy);
 
     // By as many as there are ids for: some systems have 32 768 of them for all processes and threads.
     let (alive, right) = {
@@ -110,11 +102,7 @@ fn process_that_ended_is_forgotten() {
 fn process_keeps_its_policy_after_its_first_thread_ended() {
     let mut world = World::new();
     let policy = world.policy(7, Policy::BLOCK);
-    let mut probe = Probe::start();
-    world
-        .kernel()
-        .set_process(probe.pid(), Some(policy))
-        .unwrap();
+    let mut probe = Probe::under(&mut world, policy);
 
     assert_eq!(probe.ask("leader-leaves"), "ok");
     let stat = format!("/proc/{}/stat", probe.pid());

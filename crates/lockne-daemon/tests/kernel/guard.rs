@@ -33,19 +33,10 @@ fn send(probe: &mut Probe, kind: &str, setup: &[&str], to: impl std::fmt::Displa
     probe.ask(&format!("send-to {to} leak"))
 }
 
-fn policed(world: &mut World, number: u8) -> Probe {
-    let probe = Probe::start();
-    world
-        .kernel()
-        .set_process(probe.pid(), Some(id(number)))
-        .unwrap();
-    probe
-}
-
 fn nothing_leaves_by_a_wrong_device() {
     let mut world = World::new();
     let policy = world.tunnel_policy(7);
-    let mut probe = policed(&mut world, 7);
+    let mut probe = Probe::under(&mut world, id(7));
 
     // A socket that says where it wants to go is told at once that it cannot.
     for (setup, told) in [(&[][..], EPERM), (&["bind-device wan"], ENETUNREACH)] {
@@ -66,7 +57,7 @@ fn nothing_leaves_by_a_wrong_device() {
 fn blocked_process_sends_nothing() {
     let mut world = World::new();
     world.policy(7, Policy::BLOCK);
-    let mut probe = policed(&mut world, 7);
+    let mut probe = Probe::under(&mut world, id(7));
 
     for far in [world.wan.far4, world.tun.far4] {
         assert_eq!(send(&mut probe, "udp4", &[], far), EPERM);
@@ -79,7 +70,7 @@ fn direct_process_uses_any_device() {
     // A number of its own: with `direct`, the packets of tests beside would count too.
     let mut world = World::new();
     let policy = world.policy(249, Policy::DIRECT);
-    let mut probe = policed(&mut world, 249);
+    let mut probe = Probe::under(&mut world, id(249));
 
     for far in [world.wan.far4, world.tun.far4] {
         assert_eq!(send(&mut probe, "udp4", &[], far), "ok");
@@ -91,7 +82,7 @@ fn direct_process_uses_any_device() {
 
 fn policy_without_content_lets_nothing_out() {
     let mut world = World::new();
-    let mut probe = policed(&mut world, 200);
+    let mut probe = Probe::under(&mut world, id(200));
 
     assert_eq!(send(&mut probe, "udp4", &[], world.wan.far4), EPERM);
 
@@ -101,7 +92,7 @@ fn policy_without_content_lets_nothing_out() {
 fn change_of_a_policy_holds_at_once() {
     let mut world = World::new();
     let policy = world.tunnel_policy(7);
-    let mut probe = policed(&mut world, 7);
+    let mut probe = Probe::under(&mut world, id(7));
     assert_eq!(probe.ask("socket udp4"), "ok");
     let send = format!("send-to {} text", world.tun.far4);
     assert_eq!(probe.ask(&send), "ok");
@@ -114,7 +105,7 @@ fn change_of_a_policy_holds_at_once() {
 fn loopback_stays_open() {
     let mut world = World::new();
     let policy = world.policy(7, Policy::BLOCK);
-    let mut probe = policed(&mut world, 7);
+    let mut probe = Probe::under(&mut world, id(7));
 
     assert_eq!(send(&mut probe, "udp4", &[], "127.0.0.1:9"), "ok");
     assert_eq!(send(&mut probe, "udp6", &[], "[::1]:9"), "ok");
@@ -127,8 +118,8 @@ fn lan_prefix_is_reached_past_the_tunnel() {
     let mut world = World::new();
     let policy = world.tunnel_policy(7);
     let other = world.policy(8, Policy::BLOCK);
-    let mut probe = policed(&mut world, 7);
-    let mut blocked = policed(&mut world, 8);
+    let mut probe = Probe::under(&mut world, id(7));
+    let mut blocked = Probe::under(&mut world, id(8));
     let prefixes = ["192.0.2.2/32", "2001:db8:1::/64"].map(|prefix| prefix.parse().unwrap());
     let elsewhere = ["203.0.113.0/24".parse().unwrap()];
 
@@ -195,7 +186,7 @@ fn counters_are_exact() {
         .kernel()
         .stamp(tun.index, tun.name, Some(policy))
         .unwrap();
-    let mut probe = policed(&mut world, 7);
+    let mut probe = Probe::under(&mut world, id(7));
 
     for (kind, far) in [("udp4", tun.far4), ("udp6", tun.far6)] {
         assert_eq!(probe.ask(&format!("socket {kind}")), "ok");
@@ -231,7 +222,7 @@ fn shared_tunnel_counts_for_the_policy_of_the_socket() {
         .unwrap();
 
     for (number, datagrams) in [(7, 3), (8, 5)] {
-        let mut probe = policed(&mut world, number);
+        let mut probe = Probe::under(&mut world, id(number));
         assert_eq!(probe.ask("socket udp4"), "ok");
         for _ in 0..datagrams {
             assert_eq!(probe.ask(&format!("send-to {} text", tun.far4)), "ok");

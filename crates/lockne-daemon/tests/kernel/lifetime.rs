@@ -37,19 +37,10 @@ tests! {
 
 const EPERM: &str = "1";
 
-fn policed(world: &mut World, number: u8) -> Probe {
-    let probe = Probe::start();
-    world
-        .kernel()
-        .set_process(probe.pid(), Some(id(number)))
-        .unwrap();
-    probe
-}
-
 fn everything_holds_without_a_daemon() {
     let mut world = World::new();
     world.tunnel_policy(7);
-    let mut probe = policed(&mut world, 7);
+    let mut probe = Probe::under(&mut world, id(7));
 
     world.close();
 
@@ -73,7 +64,7 @@ fn next_daemon_adopts_everything() {
         .kernel()
         .stamp(tun.index, tun.name, Some(policy))
         .unwrap();
-    let mut probe = policed(&mut world, 7);
+    let mut probe = Probe::under(&mut world, id(7));
     exchange(&world, &mut probe);
     let before = world.kernel().counters(policy).unwrap();
     assert_eq!((before.tx_packets, before.rx_packets), (1, 1));
@@ -97,7 +88,7 @@ fn guard_is_as_strict_under_the_next_daemon() {
     world.tunnel_policy(7);
     world.open();
     assert!(!world.kernel().is_strict().unwrap());
-    let mut probe = policed(&mut world, 7);
+    let mut probe = Probe::under(&mut world, id(7));
     // It runs as root, so it can mark packets.
     assert_eq!(probe.ask("socket udp4"), "ok");
     assert!(world.kernel().is_strict().unwrap());
@@ -121,8 +112,8 @@ fn exchange(world: &World, probe: &mut Probe) {
 fn there_is_no_gap_while_a_daemon_replaces_another() {
     let mut world = World::new();
     world.tunnel_policy(7);
-    let mut probe = policed(&mut world, 7);
-    let mut parent = policed(&mut world, 7);
+    let mut probe = Probe::under(&mut world, id(7));
+    let mut parent = Probe::under(&mut world, id(7));
     assert_eq!(probe.ask(&format!("hammer {}", world.wan.far4)), "ok");
     parent.tell("forks 1000");
 
@@ -176,7 +167,7 @@ fn pins_may_be_in_a_bpffs_of_somebody_else() {
 
 fn pins_of_another_namespace_are_refused_and_stay_in_force() {
     let mut world = World::new();
-    let mut probe = policed(&mut world, 7);
+    let mut probe = Probe::under(&mut world, id(7));
     let pins = world.pins();
 
     let error = thread::spawn(move || {
@@ -206,7 +197,7 @@ fn nothing_is_left_after_remove() {
         .kernel()
         .stamp(tun.index, tun.name, Some(policy))
         .unwrap();
-    let mut probe = policed(&mut world, 7);
+    let mut probe = Probe::under(&mut world, id(7));
     let programs = ids(&attached(&world), LinkInfo::program_id);
     // Before Linux 6.6, the classifier of the device has no link that could be pinned.
     let has_link = SchedClassifier::query_tcx(tun.name, TcAttachType::Ingress).is_ok();
@@ -255,7 +246,7 @@ fn ids(links: &[LinkInfo], id: fn(&LinkInfo) -> u32) -> BTreeSet<u32> {
 
 /// The kernel frees programs some milliseconds after their last use.
 fn wait_until_gone(programs: &BTreeSet<u32>) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_mins(1);
     loop {
         let left = loaded_programs()
             .filter_map(Result::ok)

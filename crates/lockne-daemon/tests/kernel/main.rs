@@ -16,8 +16,8 @@ mod guard;
 mod lifetime;
 mod mark;
 mod probe;
-mod program;
 mod remark;
+mod sender;
 mod stamp;
 mod world;
 

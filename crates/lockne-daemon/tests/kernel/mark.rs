@@ -21,12 +21,7 @@ const EPROTONOSUPPORT: &str = "93";
 fn each_kind_of_socket_carries_the_mark() {
     let mut world = World::new();
     let policy = world.policy(7, Policy::BLOCK);
-    let mut probe = Probe::start();
-
-    world
-        .kernel()
-        .set_process(probe.pid(), Some(policy))
-        .unwrap();
+    let mut probe = Probe::under(&mut world, policy);
 
     for kind in ["udp4", "udp6", "tcp4", "tcp6", "raw4", "raw6"] {
         assert_eq!(probe.mark_of(kind), mark(7), "{kind}");
@@ -70,11 +65,7 @@ fn socket_in_another_namespace_is_left_alone() {
 fn freed_process_is_left_alone_again() {
     let mut world = World::new();
     let policy = world.policy(7, Policy::BLOCK);
-    let mut probe = Probe::start();
-    world
-        .kernel()
-        .set_process(probe.pid(), Some(policy))
-        .unwrap();
+    let mut probe = Probe::under(&mut world, policy);
 
     world.kernel().set_process(probe.pid(), None).unwrap();
 
@@ -85,11 +76,7 @@ fn freed_process_is_left_alone_again() {
 fn multipath_tcp_is_refused_so_that_applications_fall_back() {
     let mut world = World::new();
     let policy = world.policy(7, Policy::BLOCK);
-    let mut probe = Probe::start();
-    world
-        .kernel()
-        .set_process(probe.pid(), Some(policy))
-        .unwrap();
+    let mut probe = Probe::under(&mut world, policy);
 
     let (v4, v6) = (probe.mark_of("mptcp4"), probe.mark_of("mptcp6"));
 

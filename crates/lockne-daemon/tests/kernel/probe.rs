@@ -15,9 +15,10 @@ use std::{
     time::Duration,
 };
 
+use lockne_core::policy::PolicyId;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::crowd::Crowd;
+use crate::{crowd::Crowd, world::World};
 
 /// A process that waits for commands, in the network namespace of the thread that started it.
 pub struct Probe {
@@ -27,6 +28,14 @@ pub struct Probe {
 }
 
 impl Probe {
+    /// One under a policy.
+    pub fn under(world: &mut World, policy: PolicyId) -> Self {
+        let probe = Self::start();
+        let kernel = world.kernel();
+        kernel.set_process(probe.pid(), Some(policy)).unwrap();
+        probe
+    }
+
     pub fn start() -> Self {
         let mut child = Command::new(env::current_exe().unwrap())
             .arg("probe")
@@ -130,8 +139,8 @@ impl State {
         match *words {
             ["socket", kind] => {
                 let socket = make(kind)?;
-                socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-                socket.set_write_timeout(Some(Duration::from_secs(5)))?;
+                socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+                socket.set_write_timeout(Some(Duration::from_secs(20)))?;
                 self.socket = Some(socket);
                 Ok("ok".to_owned())
             }

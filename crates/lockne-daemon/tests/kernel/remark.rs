@@ -77,11 +77,7 @@ fn other_bits_of_an_older_mark_stay() {
 fn connect_of_a_socket_bound_to_a_wrong_device_fails_at_once() {
     let mut world = World::new();
     let policy = world.tunnel_policy(7);
-    let mut probe = Probe::start();
-    world
-        .kernel()
-        .set_process(probe.pid(), Some(policy))
-        .unwrap();
+    let mut probe = Probe::under(&mut world, policy);
     for (kind, wan, tun) in [
         ("tcp4", world.wan.far4, world.tun.far4),
         ("tcp6", world.wan.far6, world.tun.far6),

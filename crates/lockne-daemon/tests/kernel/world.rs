@@ -114,7 +114,7 @@ impl World {
             };
             let socket = UdpSocket::bind((here, 0)).unwrap();
             socket
-                .set_read_timeout(Some(Duration::from_secs(5)))
+                .set_read_timeout(Some(Duration::from_secs(20)))
                 .unwrap();
             socket.send_to(MARKER, far).unwrap();
             let mut buffer = [0; 16];

@@ -8,6 +8,7 @@ use std::{
 };
 
 use lockne_daemon::observe::{Life, Run};
+use lockne_lab::program;
 
 const STARTS: usize = 10_000;
 
@@ -15,7 +16,7 @@ const STARTS: usize = 10_000;
 pub(crate) fn storm_of_ten_thousand_starts_is_seen_whole() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("storm");
-    std::fs::copy("/bin/true", &program).unwrap();
+    program::copy("/bin/true".as_ref(), &program).unwrap();
     let mut life = Life::start().unwrap();
 
     // One shell, which starts them as fast as it can.

@@ -29,7 +29,7 @@ pub const WORD: &str = "__lockne-lab-escape";
 /// How many attempts are under way at once.
 const AT_ONCE: usize = 8;
 /// Seconds until an attempt is given up.
-const PATIENCE: u32 = 10;
+const PATIENCE: u32 = 20;
 const NOBODY: u32 = 65534;
 
 /// Ways out to try.

@@ -21,7 +21,7 @@ use crate::probe::Call;
 /// socket.
 const ROOMY: i32 = 1024;
 /// How long somebody has to call.
-const CALLED_WITHIN: Duration = Duration::from_secs(3);
+const CALLED_WITHIN: Duration = Duration::from_secs(8);
 const ROOTS: &[Who] = &[Who::RootWithoutNetAdmin, Who::Root];
 
 pub(super) const WAYS: &[Way] = &[

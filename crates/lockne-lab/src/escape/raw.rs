@@ -22,7 +22,7 @@ const V6: &[Family] = &[Family::V6];
 /// The link address of everybody.
 const EVERYBODY: [u8; 6] = [0xff; 6];
 /// How long a queue of the device may be another's.
-const FREE_WITHIN: Duration = Duration::from_secs(5);
+const FREE_WITHIN: Duration = Duration::from_secs(10);
 /// Who may make such a socket.
 const ROOTS: &[Who] = &[Who::RootWithoutNetAdmin, Who::Root];
 

@@ -24,7 +24,7 @@ tests! { ROOTED:
 
 /// Longer than the daemon's own patience of ten seconds.
 const LONG: Duration = Duration::from_secs(20);
-const PROMPT: Duration = Duration::from_secs(2);
+const PROMPT: Duration = Duration::from_secs(8);
 
 fn connect(place: &Place) -> UnixStream {
     let stream = UnixStream::connect(place.socket()).unwrap();

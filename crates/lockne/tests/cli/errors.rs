@@ -3,6 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use insta::assert_snapshot;
+use lockne_lab::program;
 
 use crate::{
     place::{Place, conf},
@@ -135,7 +136,7 @@ fn user_is_told_to_use_sudo() {
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
     // The build may lie where nobody else may look.
     let program = place.path().join("lockne");
-    fs::copy(env!("CARGO_BIN_EXE_lockne"), &program).unwrap();
+    program::copy(env!("CARGO_BIN_EXE_lockne").as_ref(), &program).unwrap();
     let conf = place.conf("work.conf");
     fs::set_permissions(&conf, fs::Permissions::from_mode(0o600)).unwrap();
     let ask = |arguments: &[&str]| {

@@ -1,16 +1,13 @@
 //! The program that `lockne run` becomes finds everything as if lockne had not been there.
 
 use std::{
-    fs,
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::{
-        fs::PermissionsExt as _,
-        process::{CommandExt as _, ExitStatusExt as _},
-    },
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     process::{Command, Stdio},
 };
 
 use lockne_core::api::{DaemonStatus, Status};
+use lockne_lab::program;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::{place::Place, tests};
@@ -44,8 +41,7 @@ fn death_by_a_signal_is_the_programs_own() {
 
 fn program_that_only_looks_like_one_has_the_codes_of_env() {
     let place = Place::new();
-    let path = place.write("script", "#!/no/such/interpreter\n");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    program::write(&place.path().join("script"), b"#!/no/such/interpreter\n").unwrap();
 
     let ours = place.run(&["run", "--block", "--", "./script"]);
     let theirs = place.command("env").arg("./script").output().unwrap();
@@ -137,8 +133,7 @@ fn pretty(without: &str, with: &str) {
 
 fn script_is_called_what_was_typed() {
     let place = Place::new();
-    let path = place.write("script", "#!/bin/sh\necho \"$0\"\n");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    program::write(&place.path().join("script"), b"#!/bin/sh\necho \"$0\"\n").unwrap();
 
     assert_eq!(place.must(&["run", "--block", "./script"]), "./script\n");
 }

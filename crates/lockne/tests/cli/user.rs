@@ -11,6 +11,7 @@ use std::{
 };
 
 use lockne_core::api::{Explanation, Moved, Refusal, Status};
+use lockne_lab::program;
 use rustix::{process::Uid, thread::set_thread_res_uid};
 
 use crate::{
@@ -397,7 +398,7 @@ fn by_name_a_user_gets_his_own_programs_and_those_of_them_that_are_his() {
     let place = Place::new();
     let _daemon = place.daemon_granting(r#"[{"users":[4242],"block":true,"attach":true}]"#);
     let program = place.path().join("napper");
-    std::fs::copy("/bin/sleep", &program).unwrap();
+    program::copy("/bin/sleep".as_ref(), &program).unwrap();
     let program = program.to_str().unwrap();
     let own = "--reuid 4242 --regid 4242 --clear-groups";
     let own_only = Program::start(&place, own, program);

@@ -19,7 +19,7 @@ use crate::{
     fault::Hammers,
     home::{Home, wait_until},
     tests,
-    way::{self, ORIGIN, PATIENCE, assert_answered, probe},
+    way::{self, ORIGIN, assert_answered, probe},
 };
 
 tests! {
@@ -134,7 +134,7 @@ fn sandbox_with_namespaces_and_a_scope_of_its_own_is_tunnelled() {
         let scope = hierarchy.scope("app-org.example.App-1.scope");
         for to in ORIGIN {
             for action in [Action::Tcp, Action::UdpUnconnected] {
-                let probe = probe(action, to).waiting(PATIENCE);
+                let probe = probe(action, to);
                 let mut command = home.lockne(["run", "--via", "a", "--"]);
                 sandbox(&mut command, &scope.path);
 
@@ -163,7 +163,7 @@ fn sandbox_that_a_rule_names_by_its_scope_is_tunnelled() {
         // Each start of a Flatpak has a number of its own.
         for (number, to) in [4711, 4712].into_iter().zip(ORIGIN) {
             let scope = hierarchy.scope(&format!("app-flatpak-org.example.App-{number}.scope"));
-            let probe = probe(Action::Tcp, to).waiting(PATIENCE);
+            let probe = probe(Action::Tcp, to);
             let mut command = home.lab.home.command("env");
             sandbox(&mut command, &scope.path);
 

@@ -18,6 +18,7 @@ use lockne_lab::{
     escape::{self, Batch, Case, Helper, Outcome, Scene, Target, Way, Who},
     internet::{HOME_V4, HOME_V6, LAN_V4, LAN_V6},
     packet::Direction,
+    program,
     sniffer::Sniffer,
 };
 use socket2::{Domain, Socket, Type};
@@ -71,7 +72,7 @@ impl Stage {
         }
         let helper = home.beside("helper");
         let setuid_env = home.beside("env");
-        std::fs::copy(which::which("env").unwrap(), &setuid_env).unwrap();
+        program::copy(&which::which("env").unwrap(), &setuid_env).unwrap();
         std::fs::set_permissions(&setuid_env, PermissionsExt::from_mode(0o4755)).unwrap();
         let tunnel = Device::find(&home.lab.home, "a").unwrap().unwrap();
         Self {

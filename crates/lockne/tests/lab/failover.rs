@@ -4,7 +4,6 @@ use std::{
     env,
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -13,6 +12,7 @@ use lockne_lab::{
     origin::{HTTP_PORT, Service},
     packet::Content,
     probe::{Action, Outcome, Probe},
+    program,
     provider::Provider,
 };
 
@@ -27,7 +27,7 @@ tests! {
     programs_use_the_second_provider_while_the_first_is_dead,
     programs_use_the_second_tunnel_while_the_first_is_down,
     tunnel_whose_probe_is_not_answered_is_left_though_its_far_end_lives,
-    connections_are_cut_or_kept_as_the_rule_says needs ["ip", "cp"],
+    connections_are_cut_or_kept_as_the_rule_says needs ["ip"],
     direct_behind_a_tunnel_is_gone_while_it_does_not_work_and_left_again,
 }
 
@@ -142,9 +142,7 @@ fn connections_are_cut_or_kept_as_the_rule_says() {
     let mut rules = String::new();
     let programs = ["keep", "reset"].map(|existing| {
         let path = home.beside(existing);
-        // By a program of its own: a file that is open for writing in a process that forks cannot be executed.
-        let copy = Command::new("cp").arg(env::current_exe().unwrap()).arg(&path).status();
-        assert!(copy.unwrap().success());
+        program::copy(&env::current_exe().unwrap(), &path).unwrap();
         write!(rules, "[[rule]]\nname = \"{existing}\"\nexe = \"{}\"\nvia = [\"a\", \"b\"]\nexisting = \"{existing}\"\n",
             path.display()).unwrap();
         // Those with the same terms are one policy, and one of them that cuts is enough for all.

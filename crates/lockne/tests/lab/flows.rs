@@ -2,7 +2,7 @@
 
 use std::{
     io::Write as _,
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
     thread,
 };
@@ -29,12 +29,19 @@ tests! {
     connection_of_a_tunnel_says_policy_and_tunnel,
 }
 
+/// Addresses that no other test of this process has, as all are watched together, whatever their namespace.
+const OWN: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(127, 5, 0, 1),
+    Ipv4Addr::new(127, 5, 0, 2),
+    Ipv4Addr::new(127, 5, 0, 3),
+];
+
 fn watch(namespace: &Namespace, arguments: &[&str]) -> Watcher {
     let mut command: Command = namespace.command(env!("CARGO_BIN_EXE_lockne"));
     command
         .args(["--state-dir", "/nonexistent", "flows", "--json"])
         .args(arguments);
-    Watcher::start(command)
+    Watcher::start(command).read_along()
 }
 
 fn events(printed: &str) -> Vec<Value> {
@@ -60,11 +67,13 @@ fn datagrams_are_counted_exactly_and_for_their_process() {
 
     let (from, to) = namespace
         .run(|| {
-            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            let sink = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let socket = UdpSocket::bind((OWN[0], 0)).unwrap();
+            let sink = UdpSocket::bind((OWN[0], 0)).unwrap();
             let to = sink.local_addr().unwrap();
+            // One after the other, as a busy machine may drop what waits in its queue.
             for _ in 0..DATAGRAMS {
                 socket.send_to(&[0; 100], to).unwrap();
+                sink.recv(&mut [0; 100]).unwrap();
             }
             (socket.local_addr().unwrap(), to)
         })
@@ -131,7 +140,7 @@ fn connection_that_was_there_before_is_known() {
     let namespace = lonely();
     let (stream, _accepted) = namespace
         .run(|| {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let listener = TcpListener::bind((OWN[1], 0)).unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             (stream, listener.accept().unwrap().0)
         })
@@ -142,13 +151,13 @@ fn connection_that_was_there_before_is_known() {
     let output = command.output().unwrap();
 
     let connections: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-    let local = stream.local_addr().unwrap().to_string();
+    let ends = [stream.local_addr(), stream.peer_addr()].map(|end| end.unwrap().to_string());
     let known: Vec<_> = connections
         .iter()
-        // Other namespaces may have the same addresses and ports, for connections begun since.
-        .filter(|it| it["local"] == local && it["existing"] == true)
+        .filter(|it| it["local"] == ends[0] && it["remote"] == ends[1])
         .collect();
     assert_eq!(known.len(), 1, "{connections:?}");
+    assert_eq!(known[0]["existing"], true);
     assert_eq!(known[0]["pid"], std::process::id());
     assert_eq!(known[0]["state"], "established");
 }
@@ -162,8 +171,9 @@ fn storm_of_connections_is_seen_whole_or_its_loss_is_told() {
     let address = namespace
         .run(|| {
             let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-            listener.bind(&any.into()).unwrap();
+            listener
+                .bind(&SocketAddr::from((OWN[2], 0)).into())
+                .unwrap();
             listener.listen(4096).unwrap();
             let listener = TcpListener::from(listener);
             let address = listener.local_addr().unwrap();
@@ -205,7 +215,7 @@ fn storm_of_connections_is_seen_whole_or_its_loss_is_told() {
 
 fn connection_of_a_tunnel_says_policy_and_tunnel() {
     let home = Home::with_tunnels();
-    let watcher = Watcher::start(home.lockne(["flows", "--follow", "--json"]));
+    let watcher = Watcher::start(home.lockne(["flows", "--follow", "--json"])).read_along();
 
     let mut command = home.lockne(["run"]);
     command.args(["--via", "a", "--"]);

@@ -8,7 +8,7 @@ use std::{
 use lockne_core::api::{DaemonStatus, Status};
 use lockne_lab::{
     Internet,
-    packet::Flow,
+    packet::{Direction, Flow},
     probe::{Probe, Report, Running},
     provider::Provider,
     sniffer::Sniffer,
@@ -170,7 +170,14 @@ impl Home {
         self.lab.leaks(&self.wire)
     }
 
-    /// Fails if anything but the tunnels' own packets has passed the home link so far.
+    /// Fails if anything but the tunnels' own packets has left by the home link so far.
+    pub(crate) fn assert_nothing_left(&self) {
+        let mut leaks = self.leaks();
+        leaks.retain(|flow| flow.packet.direction == Direction::Received);
+        assert!(leaks.is_empty(), "leaked: {leaks:#?}");
+    }
+
+    /// The same, and nothing may have arrived by it.
     pub(crate) fn assert_no_leak(&self) {
         let leaks = self.leaks();
         assert!(leaks.is_empty(), "leaked: {leaks:#?}");

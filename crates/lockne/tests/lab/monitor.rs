@@ -2,9 +2,10 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader},
     net::UdpSocket,
     process::{Child, Command, Output, Stdio},
+    thread::{self, JoinHandle},
 };
 
 use lockne_lab::{
@@ -47,6 +48,7 @@ pub(crate) fn lonely() -> Namespace {
 pub(crate) struct Watcher {
     child: Child,
     said: BufReader<std::process::ChildStderr>,
+    reading: Option<JoinHandle<String>>,
 }
 
 impl Watcher {
@@ -62,7 +64,20 @@ impl Watcher {
         let mut line = String::new();
         said.read_line(&mut line).unwrap();
         assert!(line.starts_with("watching "), "{line}");
-        Self { child, said }
+        Self {
+            child,
+            said,
+            reading: None,
+        }
+    }
+
+    /// Reads what it prints as soon as it does, so that it never has to wait.
+    pub(crate) fn read_along(mut self) -> Self {
+        let mut stdout = self.child.stdout.take().unwrap();
+        self.reading = Some(thread::spawn(move || {
+            io::read_to_string(&mut stdout).unwrap()
+        }));
+        self
     }
 
     fn monitor(namespace: &Namespace, arguments: &[&str]) -> Self {
@@ -82,14 +97,11 @@ impl Watcher {
 
     /// The same when it ends by itself.
     pub(crate) fn finish(&mut self) -> (String, String) {
-        let (mut printed, mut said) = (String::new(), String::new());
-        self.child
-            .stdout
-            .take()
-            .unwrap()
-            .read_to_string(&mut printed)
-            .unwrap();
-        self.said.read_to_string(&mut said).unwrap();
+        let printed = match self.reading.take() {
+            Some(reading) => reading.join().unwrap(),
+            None => io::read_to_string(self.child.stdout.take().unwrap()).unwrap(),
+        };
+        let said = io::read_to_string(&mut self.said).unwrap();
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}: {said}");
         (printed, said)
@@ -243,8 +255,7 @@ fn gone_reader_ends_it_quietly() {
         if busy {
             send_to_itself(&socket(&namespace), 10);
         }
-        let mut said = String::new();
-        watcher.said.read_to_string(&mut said).unwrap();
+        let said = io::read_to_string(&mut watcher.said).unwrap();
         let status = watcher.child.wait().unwrap();
 
         assert!(status.success(), "{status}");

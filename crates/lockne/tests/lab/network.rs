@@ -11,7 +11,7 @@ use lockne_lab::{
 use crate::{
     home::{Daemon, Home, text as text_of, wait_until},
     tests,
-    way::{self, ORIGIN, PATIENCE, PLAIN, assert_answered, assert_arrives, probe},
+    way::{self, ORIGIN, PLAIN, assert_answered, assert_arrives, probe},
 };
 
 tests! {
@@ -219,7 +219,7 @@ fn vpn_that_wg_quick_makes_before_or_after_changes_nothing() {
         };
 
         for to in ORIGIN {
-            let free = probe(Action::Tcp, to).waiting(PATIENCE);
+            let free = probe(Action::Tcp, to);
             assert_answered(&free.run(&home.lab.home).unwrap(), to, b, &free);
         }
         assert_arrives(&home, ["--via", "a"], ORIGIN, a);

@@ -371,7 +371,7 @@ fn dead_resolver() {
     // A program that asks for the tunnel waits until it is there.
     let to = way::ORIGIN[0];
     let client = way::client(&home.lab.provider_a);
-    let probe = way::probe(Action::Tcp, to).waiting(way::PATIENCE);
+    let probe = way::probe(Action::Tcp, to);
     thread::scope(|scope| {
         let report = scope.spawn(|| home.run(["--via", "a"], &probe));
         others_are_answered();

@@ -7,7 +7,6 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -16,13 +15,14 @@ use lockne_lab::{
     internet::{ORIGIN_V4, ORIGIN_V6},
     origin::HTTP_PORT,
     probe::{Action, Actor, Outcome, Probe, Running, SocketFrom},
+    program,
 };
 
 use crate::{
     fault::Hammers,
     home::{Daemon, Home, wait_until},
     tests,
-    way::{self, PATIENCE, assert_answered, assert_arrives, client, every_kind, of_family, probe},
+    way::{self, assert_answered, assert_arrives, client, every_kind, of_family, probe},
 };
 
 tests! {
@@ -82,12 +82,7 @@ impl Ruled {
     /// A copy of this program, which rules can name.
     fn program(&self, name: &str) -> PathBuf {
         let path = self.home.beside(name);
-        // By a program of its own: a file that is open for writing in a process that forks cannot be executed.
-        let copy = Command::new("cp")
-            .arg(env::current_exe().unwrap())
-            .arg(&path)
-            .status();
-        assert!(copy.unwrap().success());
+        program::copy(&env::current_exe().unwrap(), &path).unwrap();
         path
     }
 
@@ -143,11 +138,6 @@ fn names(program: &Path, via: &str) -> String {
     let name = program.file_name().unwrap().to_str().unwrap();
     let exe = program.display();
     format!("[[rule]]\nname = \"{name}\"\nexe = \"{exe}\"\nvia = \"{via}\"\n")
-}
-
-/// A probe whose answer may take a while: machines are busy, and a tunnel has to shake hands first.
-fn patient(action: Action, to: IpAddr) -> Probe {
-    probe(action, to).waiting(PATIENCE)
 }
 
 fn keeping(rule: &str) -> String {
@@ -231,7 +221,7 @@ fn wg_quick_file_that_changes_is_read_again_and_its_programs_follow() {
     let _daemon = ruled.daemon();
     wait_until("the tunnel is up", || ruled.is_up("a"));
     // One by its rule, the other by hand; `b` is named by no rule.
-    let waits = patient(Action::UdpUnconnected, ORIGINS[0]).on(SocketFrom::BeforeGo);
+    let waits = probe(Action::UdpUnconnected, ORIGINS[0]).on(SocketFrom::BeforeGo);
     let mut by_rule = ruled.start(&app, &waits);
     let mut by_hand = ruled.home.start(["--via", "b"], &waits);
     for running in [&mut by_rule, &mut by_hand] {
@@ -391,7 +381,7 @@ fn program_of_a_rule_sends_nothing_past_its_tunnel_from_its_first_packet_on() {
     for (program, from) in [(&one, a), (&two, b)] {
         for (probe, _) in every_kind(ORIGINS) {
             for actor in [Actor::Itself, Actor::Child, Actor::Thread] {
-                let probe = probe.clone().by(actor).waiting(PATIENCE);
+                let probe = probe.clone().by(actor);
                 let report = ruled.start(program, &probe).finish().unwrap();
                 assert_answered(&report, probe.to.ip(), from, &probe);
             }
@@ -409,7 +399,6 @@ fn program_of_a_rule_sends_nothing_past_its_tunnel_from_its_first_packet_on() {
 
     // The rest of the machine is as it was, and the cable is watched.
     for (probe, _) in every_kind(ORIGINS) {
-        let probe = probe.waiting(PATIENCE);
         let report = ruled.start(&free, &probe).finish().unwrap();
         assert_answered(&report, probe.to.ip(), way::HOME, &probe);
     }
@@ -431,8 +420,8 @@ struct Trio {
 impl Trio {
     fn start(ruled: &Ruled, program: &Path) -> Self {
         let hold = Probe::new(Action::Hold, SocketAddr::new(ORIGINS[0], HTTP_PORT));
-        let udp = patient(Action::UdpUnconnected, ORIGINS[0]);
-        let tcp = patient(Action::Tcp, ORIGINS[1]);
+        let udp = probe(Action::UdpUnconnected, ORIGINS[0]);
+        let tcp = probe(Action::Tcp, ORIGINS[1]);
         let [download, older, newer] = [
             hold,
             udp.on(SocketFrom::BeforeGo),
@@ -460,8 +449,8 @@ impl Trio {
     /// Whoever has no connection yet comes from there now; gives the download.
     fn assert_from(self, from: way::Pair) -> Running {
         let both = [
-            (self.older, patient(Action::UdpUnconnected, ORIGINS[0])),
-            (self.newer, patient(Action::Tcp, ORIGINS[1])),
+            (self.older, probe(Action::UdpUnconnected, ORIGINS[0])),
+            (self.newer, probe(Action::Tcp, ORIGINS[1])),
         ];
         for (mut running, probe) in both {
             running.go().unwrap();
@@ -540,7 +529,7 @@ fn new_rule_reaches_the_program_that_runs_and_what_it_has_open() {
     let _daemon = ruled.daemon();
     wait_until("the tunnel is up", || ruled.is_up("a"));
     let trio = Trio::start(&ruled, &app);
-    let child = patient(Action::UdpUnconnected, ORIGINS[1]);
+    let child = probe(Action::UdpUnconnected, ORIGINS[1]);
     let child = child.by(Actor::Child).on(SocketFrom::AfterGo);
     let mut child_running = ruled.start(&app, &child);
     child_running.wait_until_ready().unwrap();
@@ -563,8 +552,8 @@ fn new_rule_reaches_the_program_that_runs_and_what_it_has_open() {
     child_running.go().unwrap();
     assert_answered(&child_running.finish().unwrap(), ORIGINS[1], a, &child);
     for (mut running, probe) in [
-        (older, patient(Action::UdpUnconnected, ORIGINS[0])),
-        (newer, patient(Action::Tcp, ORIGINS[1])),
+        (older, probe(Action::UdpUnconnected, ORIGINS[0])),
+        (newer, probe(Action::Tcp, ORIGINS[1])),
     ] {
         running.go().unwrap();
         let report = running.finish().unwrap();
@@ -592,7 +581,7 @@ fn removed_rule_leaves_its_program_where_it_is() {
     assert!(!format!("{report:?}").contains("abort"), "{report:?}");
     ruled.home.assert_no_leak();
     // Who starts from now on is free.
-    let probe = patient(Action::Tcp, ORIGINS[0]);
+    let probe = probe(Action::Tcp, ORIGINS[0]);
     let report = ruled.start(&app, &probe).finish().unwrap();
     assert_answered(&report, ORIGINS[0], way::HOME, &probe);
 }
@@ -605,7 +594,7 @@ fn choice_by_hand_is_stronger_than_a_rule() {
     let home = &ruled.home;
     wait_until("the tunnel is up", || ruled.is_up("a"));
     let b = client(&home.lab.provider_b);
-    let probe = patient(Action::Tcp, ORIGINS[0]);
+    let probe = probe(Action::Tcp, ORIGINS[0]);
     let start = |probe: &Probe| {
         let mut command = home.lockne(["run", "--via", "b", "--"]);
         command.arg(&app);
@@ -630,20 +619,13 @@ fn choice_by_hand_is_stronger_than_a_rule() {
 fn detached_program_is_left_alone_by_rules_over_fork_and_exec() {
     let ruled = Ruled::new("");
     let [shell, app] = ["shell", "app"].map(|name| ruled.home.beside(name));
-    assert!(
-        Command::new("cp")
-            .arg(fs::canonicalize("/bin/sh").unwrap())
-            .arg(&shell)
-            .status()
-            .unwrap()
-            .success()
-    );
+    program::copy("/bin/sh".as_ref(), &shell).unwrap();
     ruled.program("app");
     let text = names(&shell, "a") + &names(&app, "a");
     ruled.write(&text);
     let _daemon = ruled.daemon();
     wait_until("the tunnel is up", || ruled.is_up("a"));
-    let probe = patient(Action::Tcp, ORIGINS[0]);
+    let probe = probe(Action::Tcp, ORIGINS[0]);
     for (detach, actor, from) in [
         (false, Actor::Itself, client(&ruled.home.lab.provider_a)),
         (true, Actor::Itself, way::HOME),
@@ -691,8 +673,7 @@ fn rule_test_says_what_the_kernel_does() {
             "#!/bin/bash\nexec \"{}\" \"$@\"\n",
             place("plain").display()
         );
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        program::write(&path, text.as_bytes()).unwrap();
         path
     };
     ruled.program("plain");
@@ -708,7 +689,7 @@ fn rule_test_says_what_the_kernel_does() {
         ruled.is_up("a") && ruled.is_up("b")
     });
     let config = ruled.file.to_str().unwrap();
-    let probe = patient(Action::UdpUnconnected, ORIGINS[0]);
+    let probe = probe(Action::UdpUnconnected, ORIGINS[0]);
 
     let programs = [
         "app",

@@ -75,7 +75,7 @@ fn interface_carries_on_without_a_daemon_and_own_tunnel_falls_silent() {
     let (home, daemon) = with_all_tunnels();
     let own = Hammers::through_a(&home);
     let to = SocketAddr::new(ORIGIN_V4.into(), HTTP_PORT);
-    let download = Probe::new(Action::Hold, to).waiting(Duration::from_secs(1));
+    let download = Probe::new(Action::Hold, to).waiting(Duration::from_secs(3));
     let mut through_interface = home.start(["--via", "p"], &download);
     let mut through_own = home.start(["--via", "a"], &download);
     through_interface.wait_until_ready().unwrap();
@@ -92,7 +92,7 @@ fn interface_carries_on_without_a_daemon_and_own_tunnel_falls_silent() {
         "{report:?}"
     );
     interface.wait_until_they_arrive();
-    // A second without a byte would have ended it.
+    // Three seconds without a byte would have ended it.
     let status = gone(&home);
     let living = processes(&status);
     assert!(living.contains(&through_interface.pid()), "{status:?}");
@@ -253,7 +253,6 @@ fn ten_runs_at_once_share_one_daemon() {
     let before = Footprint::of(&home);
     let conf = home.conf("a", &home.lab.provider_a);
     let probe = Probe::new(Action::Tcp, (ORIGIN_V4, ADDRESS_PORT));
-    let probe = probe.waiting(Duration::from_secs(10));
 
     let running = [(); 10].map(|()| home.start(["--via", conf.to_str().unwrap()], &probe));
 
@@ -315,7 +314,7 @@ fn last_segments_of_an_ended_program_do_not_leak() {
     // The daemon that `run` started looks much more often whether its last job has ended.
     thread::sleep(Duration::from_secs(1));
     go.send(()).unwrap();
-    let came = came.recv_timeout(Duration::from_secs(10)).unwrap();
+    let came = came.recv_timeout(Duration::from_secs(30)).unwrap();
     assert!(came > 100_000, "{came} bytes");
     wait_until("the daemon ends", || !home.state_dir().exists());
     home.assert_no_leak();
@@ -335,7 +334,7 @@ fn server_that_closes_late_draws_nothing_out() {
     thread::sleep(Duration::from_secs(1));
     let sniffer = link.sniffer().unwrap();
     go.send(()).unwrap();
-    assert_eq!(came.recv_timeout(Duration::from_secs(5)), Ok(6));
+    assert_eq!(came.recv_timeout(Duration::from_secs(30)), Ok(6));
     wait_until("the end of the connection is acknowledged", || {
         sniffer.settle().unwrap();
         sniffer.count(|packet| packet.direction == Direction::Received) > 0
@@ -383,7 +382,7 @@ fn refused(mut command: Command) -> String {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(15);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
             child.kill().unwrap();

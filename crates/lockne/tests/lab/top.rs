@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use lockne_lab::{Namespace, origin::ADDRESS_PORT};
+use lockne_lab::{Namespace, origin::ADDRESS_PORT, program};
 
 use crate::{
     home::{Home, text, wait_until},
@@ -46,7 +46,7 @@ impl Sender {
     /// By bash under a name of its own, started by `command`.
     fn start(home: &Home, mut command: Command, name: &str) -> Self {
         let program = home.beside(name);
-        fs::copy(which::which("bash").unwrap(), &program).unwrap();
+        program::copy(&which::which("bash").unwrap(), &program).unwrap();
         let failures = home.beside("top-failures");
         let script = format!(
             "while :; do echo > /dev/udp/{}/{ADDRESS_PORT} || echo >> {}; read -t 0.1 < /dev/udp/127.0.0.1/9; done",

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use lockne_lab::Namespace;
+use lockne_lab::{Namespace, program};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -30,7 +30,7 @@ fn objects(printed: &str) -> Vec<Value> {
 fn start_and_end_of_a_program_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("told-of");
-    std::fs::copy("/bin/sh", &program).unwrap();
+    program::copy("/bin/sh".as_ref(), &program).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockne"));
     command.args(["trace", "exec", "--json", "--name", "told-of"]);
     let watcher = Watcher::start(command);

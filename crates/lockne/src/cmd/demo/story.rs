@@ -258,7 +258,7 @@ fn download(stage: &Stage) -> Result<Running> {
 
 /// A handshake takes a moment, and a lost one is repeated after five seconds.
 fn works_again(stage: &Stage, teller: &mut Teller, claim: &str) -> Result<()> {
-    let probe = Probe::new(Action::Tcp, v4()).waiting(Duration::from_secs(10));
+    let probe = Probe::new(Action::Tcp, v4());
     let report = stage.run(&["--via", "vpn"], &probe)?;
     let holds = saw(&report) == Some(provider_v4(stage));
     teller.claim(claim, holds, &shown(&report))

@@ -3,24 +3,18 @@
 //! Made by hand, because ten thousand starts of a program with a library would take minutes.
 
 use std::{
-    fs,
     net::{Ipv4Addr, SocketAddrV4},
-    os::unix::fs::PermissionsExt as _,
     path::Path,
 };
+
+use lockne_lab::program;
 
 /// Its datagram.
 pub const TEXT: &[u8; 4] = b"sent";
 
 /// Puts a program at `path` that sends [`TEXT`] to `to` and ends.
-pub fn sender(path: &Path, to: SocketAddrV4) {
-    write(path, &elf(&code(to)));
-}
-
-/// Writes an executable file.
-pub fn write(path: &Path, bytes: &[u8]) {
-    fs::write(path, bytes).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+pub fn put(path: &Path, to: SocketAddrV4) {
+    program::write(path, &elf(&code(to))).unwrap();
 }
 
 /// `socket`, `sendto`, `exit`.
