@@ -101,9 +101,9 @@ const FILES: [(&str, &str); 6] = [
 /// Where systemd-resolved is unpacked, in the cache: to install it would change how this machine finds names.
 const RESOLVED: &str = "resolved";
 
-/// Fetches systemd-resolved, and what makes libc ask it. Returns the files of it that are
-/// needed: where they belong, and where they are.
-fn resolved(place: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+/// Fetches systemd-resolved, and what makes libc ask it. Returns its root, and the files of it
+/// that are needed: where they belong, and where they are.
+fn resolved(place: &Path) -> Result<(PathBuf, Vec<(PathBuf, PathBuf)>)> {
     const SERVER: &str = "usr/lib/systemd/systemd-resolved";
     let own = Path::new("/");
     let root = if own.join(SERVER).exists() {
@@ -126,7 +126,8 @@ fn resolved(place: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
         .into_iter()
         .map(|path| (own.join(path), root.join(path)))
         .filter(|(_, path)| path.is_file());
-    Ok(found.collect())
+    let found = found.collect();
+    Ok((root, found))
 }
 
 /// Writes what is the same on every kernel. Returns which tools this machine lacks.
@@ -135,7 +136,7 @@ pub(crate) fn write(built: &Built, place: &Path, file: &Path) -> Result<Vec<&'st
     let resolved = if needs_resolved {
         resolved(place)?
     } else {
-        Vec::new()
+        (PathBuf::from("/"), Vec::new())
     };
     let mut disk = Disk::new(file)?;
     disk.archive.link(Path::new("/bin"), "usr/bin")?;
@@ -178,8 +179,9 @@ pub(crate) fn write(built: &Built, place: &Path, file: &Path) -> Result<Vec<&'st
             .args([&small, program]))?;
         disk.program(at, &small)?;
     }
-    for (at, from) in resolved {
-        disk.program(&at, &from)?;
+    let (root, files) = resolved;
+    for (at, from) in files {
+        disk.program_of(&root, &at, &from)?;
     }
     let mut missing = Vec::new();
     for tool in TOOLS {
@@ -229,6 +231,11 @@ impl Disk {
 
     /// Adds a program with its libraries.
     fn program(&mut self, at: &Path, from: &Path) -> Result<()> {
+        self.program_of(Path::new("/"), at, from)
+    }
+
+    /// The same, with libraries below `root` before those of this machine.
+    fn program_of(&mut self, root: &Path, at: &Path, from: &Path) -> Result<()> {
         let at = settled(at);
         if self.archive.has(&at) {
             return Ok(());
@@ -236,9 +243,11 @@ impl Disk {
         let from =
             fs::canonicalize(from).with_context(|| format!("cannot find {}", from.display()))?;
         self.archive.copy(&at, &from)?;
-        for library in libraries(&from)? {
+        for library in libraries(root, &from)? {
             if self.libraries.insert(library.clone()) {
-                self.archive.copy(&settled(&library), &library)?;
+                let at = library.strip_prefix(root).unwrap_or(&library);
+                self.archive
+                    .copy(&settled(&Path::new("/").join(at)), &library)?;
             }
         }
         Ok(())
@@ -299,12 +308,18 @@ fn settled(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
-/// The libraries that the dynamic linker loads for a program.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd")
-        .arg(program)
-        .output()
-        .context("cannot run ldd")?;
+/// The libraries that the dynamic linker loads for a program, below `root` or this machine's.
+fn libraries(root: &Path, program: &Path) -> Result<Vec<PathBuf>> {
+    let mut ldd = Command::new("ldd");
+    if root != Path::new("/") {
+        let folders = ["usr/lib", "lib"].map(|lib| root.join(lib).join("x86_64-linux-gnu"));
+        let private = folders.clone().map(|folder| folder.join("systemd"));
+        ldd.env(
+            "LD_LIBRARY_PATH",
+            env::join_paths(folders.iter().chain(&private))?,
+        );
+    }
+    let output = ldd.arg(program).output().context("cannot run ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
     // `ldd` fails on a program that needs none.
     let mut found = Vec::new();

@@ -152,8 +152,8 @@ fn page(results: &Results) -> Result<String> {
         .filter_map(|kernel| results.get(kernel.name))
         .collect();
     let mut page = String::from(
-        "# Kernels\n\nWhat works on which kernel: lockne's own tests, run by `cargo xtask kernels --write` on Debian's kernels in\n\
-         QEMU, which also wrote this page. Root and QEMU's processor, emulated, so nothing here says how fast it is.\n\
+        "# Kernels\n\nWhat works on which kernel: lockne's own tests, run by `cargo xtask kernels --write` on Debian's kernels\n\
+         (5.15: Ubuntu's) in QEMU, which also wrote this page. Root and QEMU's processor, emulated, so nothing here says how fast it is.\n\
          Where a line changes from one column to the next, the first release that has it lies somewhere between.\n\n",
     );
     let numbers = columns.iter().map(|column| number(&column.release));
