@@ -1,8 +1,9 @@
-//! Time that goes on while the machine sleeps. [`Instant`](std::time::Instant) stands still then.
+//! Time that goes on while the machine sleeps, as [`Instant`](std::time::Instant) does not, and ticks.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// How long ago the machine was booted, sleep included.
 pub(crate) fn since_boot() -> Duration {
@@ -12,6 +13,13 @@ pub(crate) fn since_boot() -> Duration {
 fn duration(time: Timespec) -> Duration {
     let seconds = Duration::from_secs(time.tv_sec.unsigned_abs());
     seconds + Duration::from_nanos(time.tv_nsec.unsigned_abs())
+}
+
+/// Ticks now and once in each period, and never to make up for what was missed.
+pub(crate) fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// Notices that the machine has slept.

@@ -20,15 +20,14 @@ use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
-    task,
-    time::{self, MissedTickBehavior},
+    task, time,
 };
 use tracing::{info, warn};
 
 use crate::{
     Options, SocketOf,
     authority::{Authority, Caller, Change, Owners},
-    clock::Sleep,
+    clock::{self, Sleep},
     configured::Configured,
     dns::Stub,
     error::Error,
@@ -214,12 +213,9 @@ impl Daemon {
         let missing = self.tunnels.values().any(|it| it.wireguard.is_none());
         let mut settled = missing.then(time::Instant::now);
         let mut reload = None;
-        let mut look = time::interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut tunnels = time::interval(failover::LOOK);
-        tunnels.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut room = time::interval(room::LOOK);
-        room.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = clock::every(LOOK);
+        let mut tunnels = clock::every(failover::LOOK);
+        let mut room = clock::every(room::LOOK);
         let mut said = room::Said::default();
         let mut sleep = Sleep::new();
         let mut watchdog = service::watchdog().map(time::interval);

@@ -8,7 +8,6 @@ use std::{
 };
 
 use lockne_core::{api::PeerStatus, wgquick::PublicKey};
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     Device, Error, SESSION_LIFE,
@@ -137,10 +136,8 @@ fn remember(handshakes: &mut Handshakes, peers: &mut [PeerState], now: Duration)
 
 /// Watches until the tunnel is gone.
 pub(super) async fn run(watched: Weak<Watched>, named: Vec<Named>, mark: Option<u32>) {
-    let mut remember = interval(REMEMBER);
-    let mut resolve = interval(RESOLVE);
-    remember.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    resolve.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut remember = clock::every(REMEMBER);
+    let mut resolve = clock::every(RESOLVE);
     // The addresses were looked up just now.
     resolve.reset();
     let mut sleep = Sleep::new();

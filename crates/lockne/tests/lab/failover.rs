@@ -192,7 +192,7 @@ fn direct_behind_a_tunnel_is_gone_while_it_does_not_work_and_left_again() {
     let hammers = Hammers::start(&home, "a,direct", addresses(a));
     let hold = Probe::new(Action::Hold, SocketAddr::new(ORIGIN[0], HTTP_PORT));
     // It has to be cut, and not to give up itself.
-    let hold = hold.waiting(Duration::from_secs(120));
+    let hold = hold.waiting(Duration::from_mins(2));
     let mut connected = home.start(["--via", "a,direct"], &hold);
     connected.wait_until_ready().unwrap();
     let bound = home.start(["--via", "a"], &hold);

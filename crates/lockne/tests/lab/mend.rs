@@ -70,7 +70,8 @@ fn tool_that_undoes_all_the_time_floods_neither_log_nor_daemon() {
         "the daemon was busy for {busy:?} of {length:?}"
     );
     hammers.wait_until_they_arrive();
-    hammers.finish();
+    hammers.end();
+    home.assert_nothing_left();
 }
 
 /// A program that takes away our rules and routes again and again.

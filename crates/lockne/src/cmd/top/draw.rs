@@ -82,7 +82,7 @@ fn heading(state: &State) -> Line<'_> {
     let warning = |text: String| Span::styled(text, state.look.colour(Color::Yellow));
     let mut parts = vec![Span::styled("lockne top", STRONG)];
     // What a narrow terminal must not hide comes first.
-    if state.is_paused {
+    if state.switches.is_paused {
         parts.push(warning("  PAUSED".to_owned()));
     }
     if !state.has_daemon {
@@ -100,7 +100,7 @@ fn heading(state: &State) -> Line<'_> {
             output::count(state.unmetered, "packet")
         )));
     }
-    let split = if state.splits_rates {
+    let split = if state.switches.splits_rates {
         "rates"
     } else {
         "totals"
@@ -157,7 +157,7 @@ fn leave_out<T>(columns: &mut Vec<T>, is_narrow: bool, has_spark: bool) {
 
 fn cells<'a>(state: &State, row: &'a Row) -> Vec<Span<'a>> {
     let look = state.look;
-    let (split, rate) = if state.splits_rates {
+    let (split, rate) = if state.switches.splits_rates {
         (&row.sums.rate, "/s")
     } else {
         (&row.sums.total, "")
@@ -167,7 +167,7 @@ fn cells<'a>(state: &State, row: &'a Row) -> Vec<Span<'a>> {
         count => output::bytes(count) + unit,
     };
     let refused = match row.refused {
-        Some(packets) if packets > 0 && !state.splits_rates => format!("{packets} pkts"),
+        Some(packets) if packets > 0 && !state.switches.splits_rates => format!("{packets} pkts"),
         _ => bytes(split[REFUSED], rate),
     };
     let label = format!("{}{}", "  ".repeat(row.depth.into()), row.label);
@@ -236,7 +236,11 @@ fn draw_connections(frame: &mut Frame<'_>, state: &State, area: Rect) {
 /// The other end: its name, of which the end matters most, and its port.
 fn remote(state: &State, live: &Live, room: usize) -> String {
     let it = &live.flow;
-    let Some(name) = live.name.as_ref().filter(|_| !state.shows_addresses) else {
+    let Some(name) = live
+        .name
+        .as_ref()
+        .filter(|_| !state.switches.shows_addresses)
+    else {
         return flow::address(it.remote, it.remote_port);
     };
     let text = match it.remote_port {
@@ -499,7 +503,7 @@ mod tests {
         insta::assert_snapshot!(shown(&mut state));
     }
 
-    /// An answer to a process with this mark: 2001:db8::1 is `www.a-name-that-is-longer-than-a-column.example`.
+    /// An answer to a process with this mark: `2001:db8::1` is `www.a-name-that-is-longer-than-a-column.example`.
     fn answer(pid: u32, mark: u32) -> (Answer, Vec<u8>) {
         let mut packet = vec![0; 48];
         packet[0] = 0x60;

@@ -74,6 +74,16 @@ pub(super) enum Wish {
     Reset(BTreeSet<u64>),
 }
 
+/// What keys turn on and off.
+#[derive(Default)]
+pub(super) struct Switches {
+    /// Whether it is the rates that are split into ways, or the totals.
+    pub(super) splits_rates: bool,
+    /// Whether other ends are shown without their names.
+    pub(super) shows_addresses: bool,
+    pub(super) is_paused: bool,
+}
+
 pub(super) struct State {
     pub(super) ledger: Ledger,
     pub(super) look: Look,
@@ -87,17 +97,13 @@ pub(super) struct State {
     pub(super) table: TableState,
     /// Where the rows are on the screen.
     pub(super) place: Rect,
-    /// Whether it is the rates that are split into ways, or the totals.
-    pub(super) splits_rates: bool,
-    /// Whether other ends are shown without their names.
-    pub(super) shows_addresses: bool,
+    pub(super) switches: Switches,
     /// When the figures were taken, in nanoseconds.
     pub(super) now: u64,
     pub(super) sort: Sort,
     pub(super) filter: String,
     pub(super) typed: String,
     pub(super) mode: Mode,
-    pub(super) is_paused: bool,
     pub(super) answer: Option<String>,
     pub(super) lost: u64,
     /// Packets of connections that found no place.
@@ -119,14 +125,12 @@ impl State {
             has_daemon: false,
             table: TableState::new().with_selected(0),
             place: Rect::ZERO,
-            splits_rates: false,
-            shows_addresses: false,
+            switches: Switches::default(),
             now: 0,
             sort: Sort::Rate,
             filter: String::new(),
             typed: String::new(),
             mode: Mode::Keys,
-            is_paused: false,
             answer: None,
             lost: 0,
             unmetered: 0,
@@ -137,7 +141,7 @@ impl State {
 
     /// Shows what the ledger has now, unless somebody wants to read first.
     pub(super) fn show(&mut self, book: &Book, lost: u64, now: u64) {
-        if self.is_paused {
+        if self.switches.is_paused {
             return;
         }
         self.lost = lost;
@@ -414,12 +418,12 @@ impl State {
             KeyCode::Up | KeyCode::Char('k') => self.step_back(1),
             KeyCode::PageDown => self.scroll(self.first + PAGE),
             KeyCode::PageUp => self.scroll(self.first.saturating_sub(PAGE)),
-            KeyCode::Char('v') => self.splits_rates = !self.splits_rates,
-            KeyCode::Char('n') => self.shows_addresses = !self.shows_addresses,
+            KeyCode::Char('v') => self.switches.splits_rates = !self.switches.splits_rates,
+            KeyCode::Char('n') => self.switches.shows_addresses = !self.switches.shows_addresses,
             KeyCode::Home => self.select(0),
             KeyCode::End => self.select(usize::MAX),
             KeyCode::Char('?') => self.mode = Mode::Help,
-            KeyCode::Char(' ') => self.is_paused = !self.is_paused,
+            KeyCode::Char(' ') => self.switches.is_paused = !self.switches.is_paused,
             KeyCode::Char('/') => {
                 self.typed.clone_from(&self.filter);
                 self.mode = Mode::Filter;
