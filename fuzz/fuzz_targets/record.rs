@@ -93,6 +93,8 @@ unsafe impl Pod for Exit {}
 unsafe impl Pod for Turn {}
 // SAFETY: as above.
 unsafe impl Pod for Closed {}
+// SAFETY: as above.
+unsafe impl Pod for Answer {}
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((kind, rest)) = bytes.split_first() else {

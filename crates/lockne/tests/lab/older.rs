@@ -7,7 +7,7 @@ use std::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd},
         unix::process::CommandExt as _,
     },
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use lockne_lab::{
@@ -240,17 +240,21 @@ fn daemon_keeps_nothing_open_of_the_program_that_started_it() {
     let home = Home::new();
     let conf = home.conf("a", &home.lab.provider_a);
     let (mut reader, writer) = std::io::pipe().unwrap();
-    let mut command = home.lockne(["run", "--via", conf.to_str().unwrap(), "--", "true"]);
+    let mut command = home.lockne(["run", "--via", conf.to_str().unwrap(), "--", "cat"]);
     leave_open(&mut command, writer.as_fd());
     // Keeps the daemon alive after the program.
     let waiting = probe(Action::Tcp, ORIGIN[0]).on(SocketFrom::AfterGo);
 
-    let output = command.output().unwrap();
+    let mut program = command.stdin(Stdio::piped()).spawn().unwrap();
+    wait_until("the daemon is there", || {
+        home.status().is_some_and(|it| !it.tunnels.is_empty())
+    });
     let mut alive = home.start(["--via", "a"], &waiting);
     alive.wait_until_ready().unwrap();
     drop(writer);
+    drop(program.stdin.take());
 
-    assert!(output.status.success(), "{}", text(&output));
+    assert!(program.wait().unwrap().success());
     rustix::io::ioctl_fionbio(&reader, true).unwrap();
     wait_until("nobody holds the pipe", || {
         matches!(reader.read(&mut [0]), Ok(0))
