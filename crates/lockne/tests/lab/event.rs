@@ -9,15 +9,16 @@ use lockne_lab::{
     device::Device,
     internet::{HOME_V4, HOME_V6, LAN_V4, ORIGIN_V4, ORIGIN_V6},
     origin::HTTP_PORT,
-    packet::Direction,
+    packet::{Content, Direction, Flow, Transport},
     probe::{Action, Options, Outcome, Probe},
+    program,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     failover::{addresses, wait_until_by},
     fault::{Hammers, with_interface},
-    home::{Home, text, wait_until},
+    home::{Home, Killed, text, wait_until},
     tests,
     way::{self, ORIGIN, PLAIN, probe},
 };
@@ -28,6 +29,7 @@ tests! {
     redirects_of_the_router_lead_nobody_out needs ["ip"],
     rules_flushed_under_traffic_leak_nothing needs ["ip"],
     renewed_lease_leaks_nothing needs ["ip"],
+    routes_of_a_dhcp_server_lead_nobody_out needs ["busybox", "ip"],
     policy_that_changes_under_open_connections_leaks_nothing,
 }
 
@@ -276,6 +278,58 @@ fn renewed_lease_leaks_nothing() {
     }
 
     hammers.finish();
+    assert_seen_without_a_policy(&home);
+}
+
+/// A real server gives a real client routes by option 121, which are more precise than the tunnel's.
+fn routes_of_a_dhcp_server_lead_nobody_out() {
+    const CLIENT: &[u8] = b"#!/bin/sh
+[ $1 = bound ] || exit 0
+ip address replace $ip/24 dev $interface
+set -- $staticroutes
+while [ $# -gt 1 ]; do ip route replace $1 via $2 dev eth0 src $ip; shift 2; done
+";
+    let home = Home::with_tunnels();
+    let script = home.beside("udhcpc.script");
+    program::write(&script, CLIENT).unwrap();
+    let file = home.write("leases", "");
+    let conf = home.write(
+        "udhcpd.conf",
+        &format!(
+            "interface home0\nstart 192.0.2.100\nend 192.0.2.109\nlease_file {}\npidfile /dev/null\n\
+             opt subnet 255.255.255.0\nopt staticroutes 0.0.0.0/1 192.0.2.1, 128.0.0.0/1 192.0.2.1, \
+             203.0.113.10/32 192.0.2.1\n",
+            file.display()
+        ),
+    );
+    let mut server = home.lab.internet.command("busybox");
+    server.args(["udhcpd", "-f"]).arg(conf);
+    let _server = Killed(server.stderr(Stdio::null()).spawn().unwrap());
+    let hammers = Hammers::through_a(&home);
+
+    let mut client = home.lab.home.command("busybox");
+    client.args([
+        "udhcpc", "-f", "-q", "-n", "-i", "eth0", "-t", "20", "-T", "1", "-s",
+    ]);
+    let client = client.arg(script).output().unwrap();
+
+    assert!(client.status.success(), "{}", text(&client));
+    let mut ip = home.lab.home.command("ip");
+    let routes = ip.args(["route", "get", "203.0.113.10"]).output().unwrap();
+    assert!(
+        text(&routes).contains("src 192.0.2.10"),
+        "{}",
+        text(&routes)
+    );
+    hammers.wait_until_they_arrive();
+    hammers.end();
+    let is_lease = |flow: &Flow| {
+        matches!(&flow.packet.content, Content::Ip(ip)
+            if matches!(ip.transport, Transport::Udp { source: 67 | 68, destination: 67 | 68 }))
+    };
+    let mut leaks = home.leaks();
+    leaks.retain(|flow| flow.packet.direction == Direction::Received && !is_lease(flow));
+    assert!(leaks.is_empty(), "{leaks:#?}");
     assert_seen_without_a_policy(&home);
 }
 

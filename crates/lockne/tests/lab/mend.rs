@@ -2,13 +2,13 @@
 
 use std::{
     fs,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use crate::{
     fault::Hammers,
-    home::{Daemon, Home, wait_until},
+    home::{Daemon, Home, Killed, wait_until},
     tests,
 };
 
@@ -75,7 +75,7 @@ fn tool_that_undoes_all_the_time_floods_neither_log_nor_daemon() {
 }
 
 /// A program that takes away our rules and routes again and again.
-struct Storm(Child);
+struct Storm(Killed);
 
 impl Storm {
     fn start(home: &Home) -> Self {
@@ -87,18 +87,11 @@ impl Storm {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        Self(child.unwrap())
+        Self(Killed(child.unwrap()))
     }
 
     fn end(self) {
-        drop(self);
-    }
-}
-
-impl Drop for Storm {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
+        drop(self.0);
     }
 }
 

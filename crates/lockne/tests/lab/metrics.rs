@@ -7,7 +7,7 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use lockne_lab::probe::{Action, Options, Outcome};
 use serde_json::Value;
 
 use crate::{
-    home::{Daemon, Home, wait_until},
+    home::{Daemon, Home, Killed, wait_until},
     tests,
     way::{ORIGIN, probe},
 };
@@ -121,16 +121,6 @@ fn exported(page: &str) -> BTreeSet<String> {
     let values = page.lines().filter(|line| !line.starts_with('#'));
     let name = |line: &str| line.split(['{', ' ']).next().unwrap().to_owned();
     values.map(name).collect()
-}
-
-/// Ends with the test.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }
 
 fn prometheus_scrapes_what_programs_did_and_every_metric_is_there() {
@@ -262,7 +252,7 @@ fn assert_understood(prometheus: &Prometheus<'_>) {
 /// A Prometheus at home.
 struct Prometheus<'a> {
     home: &'a Home,
-    _server: Server,
+    _server: Killed,
     _place: tempfile::TempDir,
 }
 
@@ -289,7 +279,7 @@ impl<'a> Prometheus<'a> {
             .unwrap();
         Self {
             home,
-            _server: Server(server),
+            _server: Killed(server),
             _place: place,
         }
     }

@@ -30,7 +30,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     desktop::with_own_mounts,
     fault::Hammers,
-    home::{Daemon, Home, text, wait_until},
+    home::{Daemon, Home, Killed, text, wait_until},
     tests, way,
 };
 
@@ -182,16 +182,6 @@ fn download_through_it_is_the_same_byte_for_byte() {
         assert!(client(&home).contains(&server.join().unwrap()));
     }
     home.assert_no_leak();
-}
-
-/// Kills a program when dropped.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn iperf3_runs_through_it_both_ways() {
