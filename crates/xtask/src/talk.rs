@@ -70,9 +70,13 @@ fn render(root: &Path) -> Result<String> {
     }
     {
         let results = results.clone();
-        environment.add_function("chart", move |name: String, unit: String| {
-            results.chart(&name, &unit).map_err(|error| refuse(&error))
-        });
+        environment.add_function(
+            "chart",
+            move |name: String, unit: String, only: Rest<String>| {
+                let chart = results.chart(&name, &unit, &only);
+                chart.map_err(|error| refuse(&error))
+            },
+        );
     }
     {
         let results = results.clone();

@@ -94,10 +94,17 @@ impl Results {
         ))
     }
 
-    /// A bar for each figure in this unit.
-    pub(super) fn chart(&self, name: &str, unit: &str) -> Result<String> {
-        let figures = self.get(name)?.figures.iter();
-        let figures: Vec<_> = figures.filter(|figure| figure.unit == unit).collect();
+    /// A bar for each figure in this unit, or for `only` those that are named.
+    pub(super) fn chart(&self, name: &str, unit: &str, only: &[String]) -> Result<String> {
+        let measured = &self.get(name)?.figures;
+        for wanted in only {
+            let is_there = measured.iter().any(|figure| figure.name == *wanted);
+            ensure!(is_there, "the result `{name}` has no `{wanted}`");
+        }
+        let is_shown = |figure: &&Figure| {
+            figure.unit == unit && (only.is_empty() || only.contains(&figure.name))
+        };
+        let figures: Vec<_> = measured.iter().filter(is_shown).collect();
         ensure!(
             !figures.is_empty(),
             "the result `{name}` has nothing in {unit}"
@@ -171,7 +178,7 @@ mod tests {
         let measured = serde_json::from_str(text).expect("it has the shape");
         let results = Results(BTreeMap::from([("cost".to_owned(), measured)]));
 
-        let chart = results.chart("cost", "ns").expect("it is there");
+        let chart = results.chart("cost", "ns", &[]).expect("it is there");
 
         let bars: Vec<_> = chart
             .lines()
@@ -182,8 +189,11 @@ mod tests {
             chart.contains("50.2 ████████████████████ (50 to 51)\n"),
             "{chart}"
         );
+        let only = |name: &str| results.chart("cost", "ns", &[name.to_owned()]);
+        assert_eq!(only("long").expect("it is there").matches('(').count(), 0);
+        assert!(only("short").is_err());
         assert_eq!(results.value("cost", "a").expect("it is there"), "50.2 ns");
-        assert!(results.value("cost", "b").is_err() && results.chart("cost", "s").is_err());
+        assert!(results.value("cost", "b").is_err() && results.chart("cost", "s", &[]).is_err());
         assert_eq!(
             results.machine("cost").expect("it is there"),
             "_Linux 6.1.0, 2 CPUs, a_"
