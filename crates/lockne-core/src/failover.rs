@@ -1,8 +1,8 @@
 //! Which of several tunnels a policy uses: the first that works. Pure: the time comes from outside.
 //!
-//! A tunnel fails at once when its device is down, and else when what was sent into it has had no answer for a
-//! while: a WireGuard peer answers within ten seconds, if only to say that it is there. It works again when
-//! it has done so for a while, so that one that comes and goes is not gone back to each time.
+//! A tunnel fails at once when its device was up and is down, and else when what was sent into it has had no
+//! answer for a while: a WireGuard peer answers within ten seconds, if only to say that it is there. It works again
+//! when it has done so for a while, so that one that comes and goes is not gone back to each time.
 //!
 //! While none works, the one that was used last stays: its programs are silent, and nothing goes past it. Only
 //! where the terms say `direct` behind them, programs go past all of them, once each has failed for a while.
@@ -41,6 +41,7 @@ pub struct Sign {
 /// What is known of a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
+    /// It was up.
     seen: bool,
     failed: bool,
     traffic: Option<(u64, u64)>,
@@ -49,7 +50,7 @@ pub struct Health {
     lost: u32,
     /// Since when it has worked again, after it failed.
     better: Option<Duration>,
-    /// Since when it has not worked, if it failed: what was sent then had no answer any more.
+    /// Since when it has not worked: what was sent then had no answer any more.
     dead: Option<Duration>,
 }
 
@@ -68,14 +69,25 @@ impl Health {
         self.better = None;
     }
 
-    /// Whether it has failed, and for so long that it is not to be waited for.
+    /// Whether it was up at any time.
+    #[must_use]
+    pub const fn was_up(&self) -> bool {
+        self.seen
+    }
+
+    /// Whether it does not work, and for so long that it is not to be waited for.
     fn is_given_up(&self, now: Duration) -> bool {
-        let dead = self.dead.filter(|_| self.failed);
+        let dead = self.dead.filter(|_| !self.works());
         dead.is_some_and(|since| now.saturating_sub(since) >= GIVEN_UP)
     }
 
     /// Takes note of what was seen at the time `now`.
     pub fn observe(&mut self, now: Duration, sign: Sign) {
+        // One that has yet to come up has not failed, and is not on trial when it does.
+        if !self.seen && !sign.up {
+            self.dead.get_or_insert(now);
+            return;
+        }
         let heard = self.hear(now, sign);
         let is_silent = self
             .waiting
@@ -92,6 +104,8 @@ impl Health {
                 self.better = None;
                 self.dead = None;
             }
+        } else if !self.failed {
+            self.dead = None;
         }
         self.seen = true;
     }
@@ -223,6 +237,21 @@ mod tests {
         assert!(health.works());
         health.observe(seconds(45), up(400, 32));
         assert!(!health.works());
+    }
+
+    #[test]
+    fn device_that_comes_up_for_the_first_time_works_at_once() {
+        let mut health = Health::default();
+        for now in 0..20 {
+            health.observe(seconds(now), Sign::default());
+            assert!(!health.works());
+            assert_eq!(health.is_given_up(seconds(now)), now >= 15);
+        }
+        health.observe(seconds(20), up(0, 0));
+        assert!(health.works() && !health.is_given_up(seconds(60)));
+        health.observe(seconds(21), Sign::default());
+        health.observe(seconds(22), up(0, 0));
+        assert!(!health.works(), "the next time it has to prove itself");
     }
 
     #[test]
@@ -402,7 +431,9 @@ mod tests {
                 let before = its.works();
                 its.observe(now, sign);
                 prop_assert!(event.up || !its.works(), "a device that is down works");
-                if !its.works() {
+                if !its.was_up() {
+                    // It has nothing to be forgiven.
+                } else if !its.works() {
                     failed_at.entry(name(event.tunnel)).and_modify(|at| if before { *at = now }).or_insert(now);
                 } else if let Some(at) = failed_at.remove(&name(event.tunnel)) {
                     prop_assert!(now.saturating_sub(at) >= CALM, "it was forgiven too soon");

@@ -117,7 +117,7 @@ impl Daemon {
         let health = self.failover.health.entry(name.clone()).or_default();
         let before = *health;
         health.observe(self.failover.watched.time(), sign);
-        if before != Health::default() && before.works() != health.works() {
+        if before.was_up() && before.works() != health.works() {
             let state = if health.works() {
                 "works again"
             } else {
