@@ -377,7 +377,7 @@ fn greedy_and_slow_scrapers_disturb_nobody() {
     let measured = Measured::new();
     measured.write(&format!("[metrics]\nlisten = \"{ADDRESS}\"\n"));
     let home = &measured.home;
-    let _daemon = measured.daemon("16");
+    let daemon = measured.daemon("16");
     measured.wait_for_page(ADDRESS);
 
     // Silent, in the middle of a request, endless, and with an answer that is not read.
@@ -397,6 +397,9 @@ fn greedy_and_slow_scrapers_disturb_nobody() {
     }
 
     measured.page(ADDRESS).unwrap();
+    // It came to this one behind all those.
+    let held = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+    assert!(held.count() < 150, "as many as there are scrapers");
     assert!(home.status().is_some());
     for method in ["POST", "DELETE", "CONNECT"] {
         let request =
