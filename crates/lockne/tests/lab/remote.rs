@@ -121,7 +121,12 @@ fn top_shows_names_instead_of_addresses() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    terminal.press("/python\r");
+    // Before lockne made it what it is, it was of no policy.
+    terminal.press("/via a\r");
+    terminal.wait_for("its policy", |text| {
+        text.lines().any(|line| line.starts_with("via a "))
+    });
+    terminal.press("\x1b[H");
     terminal.wait_for("the name", |text| text.contains("test.example:4210"));
     terminal.press("n");
     terminal.wait_for("the address", |text| {

@@ -110,7 +110,8 @@ fn program_is_moved_and_blocked_by_keys() {
     });
     arrives_from(client(&home.lab.provider_a)[0]);
 
-    terminal.press("jj");
+    // Home first: what was selected before may be of another group.
+    terminal.press("\x1b[Hjj");
     terminal.wait_for("its connections, as many as there is room for", |text| {
         ORIGIN.iter().any(|to| text.contains(&to.to_string()))
     });
