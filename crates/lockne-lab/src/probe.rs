@@ -266,7 +266,8 @@ pub struct Running {
 }
 
 impl Probe {
-    /// A probe with a new socket and no options, which waits ten seconds for its answer: longer than it takes on a busy machine.
+    /// A probe with a new socket and no options, which waits ten seconds for its answer: longer than it takes on a
+    /// busy machine.
     #[must_use]
     pub fn new(action: Action, to: impl Into<SocketAddr>) -> Self {
         Self {

@@ -482,7 +482,7 @@ fn strict_filter_drops_what_comes_back_by_the_tunnel() {
     };
 
     let probe = Probe::new(Action::UdpUnconnected, v4()).with(bound);
-    let report = probe.waiting(Duration::from_millis(100)).run(&lab.home);
+    let report = probe.waiting(SHORT).run(&lab.home);
 
     assert_eq!(report.unwrap().outcome, Outcome::Silence);
     assert_eq!(lab.origin.times(Service::Udp, PLAIN_V4), 1);

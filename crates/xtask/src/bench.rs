@@ -5,6 +5,7 @@ mod network;
 mod page;
 mod plot;
 mod result;
+mod scene;
 mod way;
 
 use std::{
@@ -20,7 +21,8 @@ use serde_json::{Value, json};
 use self::{
     measure::{Length, measure},
     result::Figures,
-    way::{Programs, Scene, Way},
+    scene::{Programs, Scene},
+    way::Way,
 };
 use crate::{
     ebpf::say,

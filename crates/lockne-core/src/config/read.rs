@@ -396,47 +396,38 @@ impl Whole {
             reader.problem(at, message, Some(hint.to_owned()));
             return None;
         };
-        let (action, or, or_direct) = match value.get_ref() {
-            DeValue::String(text) => match text.as_ref() {
-                "direct" => (Action::Direct, Vec::new(), false),
-                "block" => (Action::Block, Vec::new(), false),
-                name => {
-                    let name = self.tunnel_name(reader, name, value.span(), complete)?;
-                    (Action::Via(name), Vec::new(), false)
-                }
-            },
+        let way = match value.get_ref() {
+            DeValue::String(text) => Terms::new(match text.as_ref() {
+                "direct" => Action::Direct,
+                "block" => Action::Block,
+                name => Action::Via(self.tunnel_name(reader, name, value.span(), complete)?),
+            }),
             DeValue::Array(values) => self.order(reader, values, value.span(), complete)?,
             _ => {
                 reader.wrong(value, "via", "a text in quotes, or a list of them");
                 return None;
             }
         };
-        if action == Action::Direct && !lan.is_empty() {
+        if way.action == Action::Direct && !lan.is_empty() {
             let message =
                 "`lan` says nothing with `via = \"direct\"`: everything is reached directly";
             reader.problem(table.key("lan"), message, Some("remove it".to_owned()));
         }
-        if !matches!(action, Action::Via(_)) && !dns.is_empty() {
+        if !matches!(way.action, Action::Via(_)) && !dns.is_empty() {
             let message = "`dns` is asked through a tunnel, and this uses none";
             reader.problem(table.key("dns"), message, Some("remove it".to_owned()));
         }
-        Some(Terms {
-            action,
-            or,
-            or_direct,
-            lan,
-            dns,
-        })
+        Some(Terms { lan, dns, ..way })
     }
 
-    /// Tunnels in an order of preference, and whether `direct` comes behind them.
+    /// Tunnels in an order of preference, with `direct` behind them or not.
     fn order(
         &mut self,
         reader: &mut Reader<'_>,
         values: &[Value<'_>],
         at: Range<usize>,
         complete: bool,
-    ) -> Option<(Action, Vec<TunnelName>, bool)> {
+    ) -> Option<Terms> {
         if values.is_empty() {
             let message = "`via` is an empty list";
             let hint = "name a tunnel, or write `via = \"block\"`".to_owned();
@@ -475,7 +466,12 @@ impl Whole {
             names.push(name);
         }
         let mut names = names.into_iter();
-        Some((Action::Via(names.next()?), names.collect(), or_direct))
+        let first = names.next()?;
+        Some(Terms {
+            or: names.collect(),
+            or_direct,
+            ..Terms::new(Action::Via(first))
+        })
     }
 
     /// The interface of the tunnel that `via` names.

@@ -277,9 +277,10 @@ fn fits(name: &[u8]) -> Result<(), String> {
 /// The interpreter of a script; `None` if the file is none.
 fn interpreter(path: &Path) -> io::Result<Option<PathBuf>> {
     // As much as the kernel reads (`BINPRM_BUF_SIZE`).
-    let mut head = [0; 256];
-    let length = File::open(path)?.read(&mut head)?;
-    let Some(line) = head[..length].strip_prefix(b"#!") else {
+    const HEAD: usize = 256;
+    let mut head = Vec::with_capacity(HEAD);
+    File::open(path)?.take(HEAD as u64).read_to_end(&mut head)?;
+    let Some(line) = head.strip_prefix(b"#!") else {
         return Ok(None);
     };
     let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd as _,
     os::unix::process::CommandExt as _,
-    process::{Child, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
-    home::{Home, text, wait_until},
+    home::{Home, Killed, text, wait_until},
     older::{leave_open, socket},
     tests,
     way::{self, HOME, KINDS, ORIGIN, assert_answered, of_family, probe},
@@ -80,7 +80,7 @@ fn forget(home: &Home) {
 }
 
 /// A program at home that does nothing but hold these sockets.
-struct Holder(Child);
+struct Holder(Killed);
 
 impl Holder {
     fn start(home: &Home, sockets: &[&dyn std::os::fd::AsFd]) -> Self {
@@ -89,18 +89,11 @@ impl Holder {
         for socket in sockets {
             leave_open(&mut command, socket.as_fd());
         }
-        Self(command.spawn().unwrap())
+        Self(Killed(command.spawn().unwrap()))
     }
 
     fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
+        self.0.0.id()
     }
 }
 
@@ -315,7 +308,7 @@ fn no_child_of_a_fork_storm_escapes() {
     let [v4, v6] = ORIGIN.map(|it| it.to_string());
     command.args(["-c", STORM, "storm", &v4, &v6]);
     command.process_group(0);
-    let storm = Holder(command.stdin(Stdio::null()).spawn().unwrap());
+    let storm = Holder(Killed(command.stdin(Stdio::null()).spawn().unwrap()));
     let all = Storm(&storm);
     for _ in 0..ROUNDS {
         forget(&home);

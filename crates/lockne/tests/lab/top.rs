@@ -5,7 +5,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use lockne_lab::{
@@ -16,7 +16,7 @@ use lockne_lab::{
 };
 
 use crate::{
-    home::{Home, text, wait_until},
+    home::{Home, Killed, text, wait_until},
     monitor::lonely,
     terminal::Terminal,
     tests,
@@ -45,7 +45,7 @@ pub(crate) fn top(namespace: &Namespace, state_dir: &str) -> Command {
 
 /// Sends datagrams until it is killed, and notes those that it cannot.
 struct Sender {
-    child: Child,
+    child: Killed,
     failures: PathBuf,
 }
 
@@ -62,19 +62,15 @@ impl Sender {
         );
         let child = command.arg(program).args(["-c", &script]);
         let child = child.stderr(Stdio::null()).spawn().unwrap();
-        Self { child, failures }
+        Self {
+            child: Killed(child),
+            failures,
+        }
     }
 
     /// How many datagrams it could not send so far.
     fn failures(&self) -> usize {
         fs::read(&self.failures).map_or(0, |lines| lines.len())
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }
 
@@ -96,7 +92,7 @@ fn program_is_moved_and_blocked_by_keys() {
 
     terminal.wait_for("its head", |text| text.contains("APPLICATION"));
     terminal.press("/top-sender\r");
-    let pid = sender.child.id().to_string();
+    let pid = sender.child.0.id().to_string();
     terminal.wait_for("the sender below its policy", |text| {
         let line = |of: &str| {
             text.lines()

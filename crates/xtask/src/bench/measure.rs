@@ -5,7 +5,7 @@ use std::{fs, process::Command, time::Instant};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::way::{Open, Way};
+use super::{scene::Open, way::Way};
 use crate::kernels::run_command as run;
 
 /// A figure of a way.

@@ -339,8 +339,5 @@ fn find(tool: &str) -> Option<PathBuf> {
     if let Some(program) = debian.into_iter().find(|program| program.is_file()) {
         return Some(program);
     }
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .map(|folder| folder.join(tool))
-        .find(|program| program.is_file())
+    which::which(tool).ok()
 }
