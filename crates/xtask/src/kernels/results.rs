@@ -23,7 +23,7 @@ pub(crate) struct OfKernel {
 type Results = BTreeMap<String, OfKernel>;
 
 /// What a user wants to know, and how the names of the tests begin that say it.
-const FEATURES: [(&str, &[&str]); 27] = [
+const FEATURES: [(&str, &[&str]); 33] = [
     ("sockets get the mark of their process", &["kernel/mark::"]),
     (
         "older sockets are marked when they are used",
@@ -75,6 +75,14 @@ const FEATURES: [(&str, &[&str]); 27] = [
             "lab/dns::program",
             "lab/dns::questions",
             "lab/dns::resolver_",
+            "lab/dns::socket_of",
+            "lab/dns::stub",
+            "lab/dns::without",
+            "lab/dns::blocked",
+            "lab/dns::direct",
+            "lab/dns::older",
+            "lab/dns::multicast",
+            "lab/dns::search",
         ],
     ),
     (
@@ -101,10 +109,35 @@ const FEATURES: [(&str, &[&str]); 27] = [
         "faults of tunnels and daemons",
         &["lab/fault::", "lab/survival::"],
     ),
+    ("another tunnel where one is dead", &["lab/failover::"]),
     (
-        "monitor, flows, top, metrics",
-        &["lab/monitor::", "lab/flows::", "lab/top::", "lab/metrics::"],
+        "networks that change under traffic; what others undo",
+        &["lab/event::", "lab/mend::", "lab/order::"],
     ),
+    (
+        "users without any right, and with every one",
+        &["lab/user::"],
+    ),
+    (
+        "sandboxes, scopes, and programs moved between cgroups",
+        &["lab/desktop::"],
+    ),
+    (
+        "monitor, flows, top, metrics, counters",
+        &[
+            "lab/monitor::",
+            "lab/flows::",
+            "lab/top::",
+            "lab/metrics::",
+            "lab/counter::",
+            "lab/remote::",
+        ],
+    ),
+    (
+        "trace, explain, leaktest",
+        &["lab/trace::", "lab/explain::", "lab/leaktest::"],
+    ),
+    ("beside wireguard-go, iperf3, curl", &["lab/peer::"]),
     (
         "beside nftables: firewalld's filter of ways back, conntrack",
         &["lab/network::firewalld"],
