@@ -61,9 +61,9 @@ impl Qemu {
         // Without `cmpxchg16b`: the emulator has destroyed registers by it (a double fault in `__kmalloc`).
         let machine = "-accel tcg -cpu max,-cx16,-la57 -M q35 -m 3072 -smp 1 -nodefaults -no-reboot -display none -monitor none";
         let line = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off random.trust_cpu=on";
-        // There, a socket's storage comes from `kmalloc_nolock`, which without `cmpxchg16b` only takes from slabs that
+        // Since 6.19 a socket's storage comes from `kmalloc_nolock`, which without `cmpxchg16b` only takes from slabs that
         // check themselves: questions for names were refused, as there was no room to remember whom they were for.
-        let checks = (lack::version(&kernel.release) >= (6, 18)).then_some(" slab_debug=F");
+        let checks = (lack::version(&kernel.release) >= (6, 19)).then_some(" slab_debug=F");
         let line = format!("{line}{}", checks.unwrap_or_default());
         let error = fs::File::create(console.with_extension("qemu"))
             .with_context(|| format!("cannot write beside {}", console.display()))?;
