@@ -6,7 +6,7 @@ use std::{
     ptr,
 };
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,16 +17,12 @@ pub enum Thing {
     Processes,
 }
 
-/// Of each address, less than the ports that the kernel gives out there.
-const SOCKETS_PER_ADDRESS: u32 = 20_000;
-
-/// Beside what is held.
-const DESCRIPTORS: u64 = 100;
+/// Less than the descriptors that a process may have, and than the ports that the kernel gives out at an address.
+const SOCKETS_PER_CHILD: usize = 10_000;
 
 /// For a process that does nothing.
 const STACK: usize = 4096;
 
-#[derive(Clone)]
 #[repr(align(16))]
 struct Stack(#[expect(dead_code, reason = "only the kernel uses it")] [u8; STACK]);
 
@@ -36,78 +32,70 @@ struct Stack(#[expect(dead_code, reason = "only the kernel uses it")] [u8; STACK
 ///
 /// If there cannot be so many.
 pub fn until_end_of_input(thing: Thing, count: u32) -> io::Result<()> {
-    match thing {
-        Thing::Sockets => {
-            let _sockets = sockets(count)?;
-            wait_for_end()
-        }
+    let _held = match thing {
+        Thing::Sockets => sockets(count)?,
         Thing::Processes => {
-            let children = Children::start(count)?;
-            let done = wait_for_end();
-            drop(children);
-            done
+            let mut children = Children::default();
+            (0..count).try_for_each(|_| children.start())?;
+            children
         }
-    }
-}
-
-fn wait_for_end() -> io::Result<()> {
+    };
     io::stdout().write_all(b"ready\n")?;
     io::stdout().flush()?;
     io::stdin().read_to_end(&mut Vec::new()).map(drop)
 }
 
-fn sockets(count: u32) -> io::Result<Vec<UdpSocket>> {
-    let most = Some(u64::from(count) + DESCRIPTORS);
-    let limit = Rlimit {
-        current: most,
-        maximum: most,
+/// Each child holds some, since one process may not have all.
+fn sockets(count: u32) -> io::Result<Children> {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        ..limit
     };
-    setrlimit(Resource::Nofile, limit)?;
+    setrlimit(Resource::Nofile, most)?;
     let first = u32::from(Ipv4Addr::LOCALHOST);
-    (0..count)
-        .map(|number| {
-            let address = Ipv4Addr::from(first + number / SOCKETS_PER_ADDRESS);
-            UdpSocket::bind((IpAddr::V4(address), 0))
-        })
-        .collect()
+    let mut children = Children::default();
+    for (number, from) in (0..).zip((0..count).step_by(SOCKETS_PER_CHILD)) {
+        let address = IpAddr::V4(Ipv4Addr::from(first + number));
+        let some = (from..count).take(SOCKETS_PER_CHILD);
+        let sockets: Vec<_> = some
+            .map(|_| UdpSocket::bind((address, 0)))
+            .collect::<Result<_, _>>()?;
+        // It has the descriptors that its parent has now.
+        children.start()?;
+        drop(sockets);
+    }
+    Ok(children)
 }
 
 /// Children that end before their stacks do.
-struct Children {
-    ids: Vec<libc::pid_t>,
-    stacks: Vec<Stack>,
-}
+#[derive(Default)]
+struct Children(Vec<(libc::pid_t, Box<Stack>)>);
 
 impl Children {
-    fn start(count: u32) -> io::Result<Self> {
+    fn start(&mut self) -> io::Result<()> {
+        let mut stack = Box::new(Stack([0; STACK]));
+        let top = (&raw mut *stack).wrapping_add(1).cast();
         // They share their memory: copies of it would take minutes to end, one behind the other.
-        let stacks = vec![Stack([0; STACK]); count as usize];
-        let mut children = Self {
-            ids: Vec::with_capacity(stacks.len()),
-            stacks,
-        };
-        for stack in &mut children.stacks {
-            let top = (&raw mut *stack).wrapping_add(1).cast();
-            let flags = libc::CLONE_VM | libc::SIGCHLD;
-            // SAFETY: each has a stack of its own, which lives for longer, and touches nothing else.
-            let id = unsafe { libc::clone(wait, top, flags, ptr::null_mut()) };
-            if id < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            children.ids.push(id);
+        let flags = libc::CLONE_VM | libc::SIGCHLD;
+        // SAFETY: each has a stack of its own, which lives for longer, and touches nothing else.
+        let id = unsafe { libc::clone(wait, top, flags, ptr::null_mut()) };
+        if id < 0 {
+            return Err(io::Error::last_os_error());
         }
-        Ok(children)
+        self.0.push((id, stack));
+        Ok(())
     }
 }
 
 impl Drop for Children {
     fn drop(&mut self) {
         // All of them, before anybody is waited for.
-        for id in &self.ids {
+        for (id, _) in &self.0 {
             // SAFETY: a child of this process, which nobody has waited for.
             unsafe { libc::kill(*id, libc::SIGKILL) };
         }
-        for id in &self.ids {
+        for (id, _) in &self.0 {
             // SAFETY: as above; it wants no status.
             unsafe { libc::waitpid(*id, ptr::null_mut(), 0) };
         }
