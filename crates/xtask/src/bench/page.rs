@@ -23,10 +23,11 @@ pub(crate) fn write(
     let mut page = String::from("# Benchmarks\n\n");
     writeln!(
         page,
-        "Written by `{}` in {} s: {} rounds, one way after the other in each. {}, {} CPUs, Linux {}; load before: {}.\n",
+        "Written by `{}` in {} s: {} rounds of ways, {} of loads, one after the other in each. {}, {} CPUs, Linux {}; load before: {}.\n",
         text(&result["command"]),
         result["seconds"],
         result["rounds"],
+        result["load_rounds"],
         text(&result["cpu"]),
         result["cpus"],
         text(&result["kernel"]),

@@ -60,6 +60,11 @@ impl<S: Subject> Figures<S> {
             .insert(round, value);
     }
 
+    /// How many rounds there were.
+    pub(crate) fn rounds(&self) -> usize {
+        self.0.values().map(BTreeMap::len).max().unwrap_or(0)
+    }
+
     /// What was measured over all rounds.
     pub(crate) fn spread(&self, subject: S, measure: Measure) -> Option<Spread> {
         let rounds = self.0.get(&(subject, measure))?;
