@@ -340,7 +340,7 @@ fn by_file(
         place.name = [0; MAX_PLACE_NAME];
         // One that fills the room was cut off; no rule has such a name.
         read_name(&mut place.name, load(name, config::dentry_name()));
-        (known, PLACES.get(&*place))
+        (known, PLACES.get(*place))
     }
 }
 
@@ -427,7 +427,7 @@ fn by_script(slot: u32, exec: *const u8, scratch: &mut Scratch) -> Option<&'stat
         if read_name(&mut scratch.script.name, name) >= MAX_SCRIPT_NAME as i64 {
             return None;
         }
-        SCRIPTS.get(&scratch.script)
+        SCRIPTS.get(scratch.script)
     }
 }
 
@@ -521,7 +521,7 @@ fn write(number: &mut u32, value: u32) {
 fn add(scratch: &mut Scratch, parent: u32) -> u32 {
     scratch.group.parent = parent;
     // SAFETY: elements of a slot in force are not removed.
-    let Some(group) = (unsafe { GROUPS.get(&scratch.group) }) else {
+    let Some(group) = (unsafe { GROUPS.get(scratch.group) }) else {
         return node::NONE;
     };
     for word in 0..RULE_WORDS {
