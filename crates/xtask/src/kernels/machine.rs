@@ -19,6 +19,7 @@ use super::{
     kernel::Unpacked,
     qemu::Qemu,
     results::OfKernel,
+    suite::SLEEP,
     watch::{Log, News, Outcome},
 };
 use crate::ebpf::say;
@@ -114,7 +115,11 @@ impl Machine<'_> {
         let file = self.folder.join(format!("{}.tests.log", self.name));
         let mut file =
             fs::File::create(&file).with_context(|| format!("cannot write {}", file.display()))?;
-        let mut child = self.qemu.boot(&self.files.image, initrd, &console)?;
+        // Else the serial lines are silent once it woke up.
+        let sleeps = runs.iter().any(|run| run.suite == SLEEP);
+        let more = if sleeps { "no_console_suspend" } else { "" };
+        let image = &self.files.image;
+        let mut child = self.qemu.boot(image, initrd, &console, more)?;
         let out = child.stdout.take().context("no stdout")?;
         let (child, timer) = self.limit(child);
 

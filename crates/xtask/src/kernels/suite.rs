@@ -30,6 +30,9 @@ pub(crate) struct Suite {
 /// The suite of tests that only run where the kernel has every module they ask for.
 pub(crate) const MODULES: &str = "modules";
 
+/// The suite of machines that sleep.
+pub(crate) const SLEEP: &str = "sleep";
+
 /// The suite of lockne's systemd units.
 pub(crate) const SERVICE: &str = "service";
 
@@ -85,7 +88,7 @@ pub(crate) const SUITES: [Suite; 11] = [
     Suite {
         only: &["sleep::"],
         is_long: true,
-        ..suite("sleep", "lockne", "lab")
+        ..suite(SLEEP, "lockne", "lab")
     },
     Suite {
         only: &["service::"],
