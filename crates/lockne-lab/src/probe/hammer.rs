@@ -13,10 +13,8 @@ use super::{
 
 /// How many TCP connections are open at a time: a handshake needs a moment on a busy machine.
 const CONNECTIONS: usize = 300;
-/// Milliseconds between two rounds, so that nobody's queue overflows, unless the variable has a number: an emulated
-/// processor has no time for more than a few rounds.
+/// Milliseconds between two rounds, so that nobody's queue overflows.
 const PAUSE: u16 = 10;
-const PAUSE_VARIABLE: &str = "LOCKNE_LAB_PAUSE";
 
 /// Hammers until standard input has something, or ends.
 pub(super) fn hammer(probe: &Probe) -> Outcome {
@@ -27,8 +25,6 @@ pub(super) fn hammer(probe: &Probe) -> Outcome {
         connected: None,
         connections: VecDeque::new(),
     };
-    let pause = std::env::var(PAUSE_VARIABLE).ok();
-    let pause = pause.and_then(|text| text.parse().ok()).unwrap_or(PAUSE);
     let (mut sent, mut refused, mut is_first) = (0, 0, true);
     loop {
         for result in hammer.round() {
@@ -42,7 +38,7 @@ pub(super) fn hammer(probe: &Probe) -> Outcome {
         }
         let stdin = io::stdin();
         let mut stop = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut stop, pause).is_ok_and(|ready| ready > 0) {
+        if poll(&mut stop, PAUSE).is_ok_and(|ready| ready > 0) {
             return Outcome::Sent { sent, refused };
         }
     }

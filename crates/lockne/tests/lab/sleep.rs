@@ -34,6 +34,8 @@ fn sleep(seconds: u32) -> Instant {
     let before = slept();
     fs::write(ALARM, "0").unwrap();
     fs::write(ALARM, format!("+{seconds}")).unwrap();
+    // Else the serial lines stay silent.
+    fs::write("/sys/module/printk/parameters/console_suspend", "N").unwrap();
     fs::write("/sys/power/mem_sleep", "deep").unwrap();
     fs::write("/sys/power/state", "mem").unwrap();
 

@@ -233,7 +233,6 @@ impl Port {
             .env("HOME", "/root")
             .env("RUST_BACKTRACE", "0")
             .env("LOCKNE_KERNEL_MODULES", "1")
-            .env("LOCKNE_LAB_PAUSE", "300")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -19,7 +19,6 @@ use super::{
     kernel::Unpacked,
     qemu::Qemu,
     results::OfKernel,
-    suite::SLEEP,
     watch::{Log, News, Outcome},
 };
 use crate::ebpf::say;
@@ -115,11 +114,7 @@ impl Machine<'_> {
         let file = self.folder.join(format!("{}.tests.log", self.name));
         let mut file =
             fs::File::create(&file).with_context(|| format!("cannot write {}", file.display()))?;
-        // Else the serial lines are silent once it woke up.
-        let sleeps = runs.iter().any(|run| run.suite == SLEEP);
-        let more = if sleeps { "no_console_suspend" } else { "" };
-        let image = &self.files.image;
-        let mut child = self.qemu.boot(image, initrd, &console, more)?;
+        let mut child = self.qemu.boot(&self.files.image, initrd, &console)?;
         let out = child.stdout.take().context("no stdout")?;
         let (child, timer) = self.limit(child);
 

@@ -43,14 +43,8 @@ impl Qemu {
         })
     }
 
-    /// Boots a kernel with `more` on its command line. What the kernel says goes to `console`, what its programs say to the child's stdout.
-    pub(crate) fn boot(
-        &self,
-        image: &Path,
-        initrd: &Path,
-        console: &Path,
-        more: &str,
-    ) -> Result<Child> {
+    /// Boots a kernel. What the kernel says goes to `console`, what its programs say to the child's stdout.
+    pub(crate) fn boot(&self, image: &Path, initrd: &Path, console: &Path) -> Result<Child> {
         // With whoever started it dies the machine, however that happened.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(&self.program);
@@ -67,7 +61,6 @@ impl Qemu {
         // Without `cmpxchg16b`: the emulator has destroyed registers by it (a double fault in `__kmalloc`).
         let machine = "-accel tcg -cpu max,-cx16,-la57 -M q35 -m 3072 -smp 1 -nodefaults -no-reboot -display none -monitor none";
         let line = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off random.trust_cpu=on";
-        let line = format!("{line} {more}");
         let error = fs::File::create(console.with_extension("qemu"))
             .with_context(|| format!("cannot write beside {}", console.display()))?;
         command
@@ -76,7 +69,7 @@ impl Qemu {
             .arg(image)
             .arg("-initrd")
             .arg(initrd)
-            .args(["-append", &line])
+            .args(["-append", line])
             .arg("-serial")
             .arg(file)
             .args(["-serial", "stdio"])
