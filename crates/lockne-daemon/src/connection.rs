@@ -6,10 +6,14 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use lockne_core::api::Refusal;
-use tokio::net::UnixStream;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    time::{self, Instant},
+};
 
 /// Connections of one user at a time.
 const PER_USER: usize = 64;
@@ -66,6 +70,32 @@ impl Drop for Seat {
     }
 }
 
+/// How long one who waits may take to come in.
+const MOMENT: Duration = Duration::from_millis(100);
+/// How long all of them may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Tells all who wait that there will be no daemon, and root why.
+///
+/// Else they go on to wait, and the service manager starts another daemon for them, which fails as well, again and
+/// again.
+pub(crate) async fn refuse_all(listener: &UnixListener, why: &Refusal) {
+    let vague = Refusal {
+        error: "the daemon cannot start".to_owned(),
+        causes: Vec::new(),
+        hint: Some("`journalctl --unit lockne` says why, to who may read it".to_owned()),
+    };
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        let Ok(Ok((stream, _))) = time::timeout(MOMENT, listener.accept()).await else {
+            return;
+        };
+        let of_root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
+        let refusal = if of_root { why } else { &vague };
+        tell(&stream, "500 Internal Server Error", refusal);
+    }
+}
+
 /// Tells a client that there is no place for it, without waiting for what it wants.
 pub(crate) fn turn_away(stream: &UnixStream) {
     let refusal = Refusal {
@@ -73,9 +103,13 @@ pub(crate) fn turn_away(stream: &UnixStream) {
         causes: vec![format!("a user can have {PER_USER} at a time")],
         hint: Some("try again in a moment".to_owned()),
     };
-    let body = serde_json::to_string(&refusal).expect("texts are JSON");
+    tell(stream, "429 Too Many Requests", &refusal);
+}
+
+fn tell(stream: &UnixStream, status: &str, refusal: &Refusal) {
+    let body = serde_json::to_string(refusal).expect("texts are JSON");
     let answer = format!(
-        "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\n\
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );

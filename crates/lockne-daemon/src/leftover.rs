@@ -7,7 +7,7 @@ use lockne_core::api::{DaemonStatus, Removed, Status};
 use tokio::runtime;
 
 use crate::{
-    Error,
+    Error, SocketOf,
     kernel::{Kernel, Reading},
     record::Record,
     route::Netlink,
@@ -55,12 +55,13 @@ pub fn status(state: &StateDir) -> Result<Option<Status>, Error> {
     }))
 }
 
-/// Takes back everything that a dead daemon left, the socket at `control` too, in the network namespace of the calling thread.
+/// Takes back everything that a dead daemon left, the socket at `control` too, unless it is the service manager's, in
+/// the network namespace of the calling thread.
 ///
 /// # Errors
 ///
 /// Fails at the first thing that cannot be taken back; what comes after it stays.
-pub fn remove(state: &StateDir, control: &Path) -> Result<Removed, Error> {
+pub fn remove(state: &StateDir, control: &Path, socket_of: SocketOf) -> Result<Removed, Error> {
     if !state.path().exists() {
         return Ok(Removed::default());
     }
@@ -90,7 +91,10 @@ pub fn remove(state: &StateDir, control: &Path) -> Result<Removed, Error> {
                     removed.tunnels.push(request.name.clone());
                 }
             }
-            state.clear(control)?;
+            match socket_of {
+                SocketOf::Daemon => state.clear(control)?,
+                SocketOf::Service => state.clear_beside_socket()?,
+            }
             Ok(removed)
         })
 }

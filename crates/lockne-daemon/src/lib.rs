@@ -156,7 +156,9 @@ async fn run(options: Options, announce: Announce) -> Result<(), Error> {
             Box::pin(daemon.serve(listener, announce)).await
         }
         Err(error) => {
-            if !lends {
+            if lends {
+                connection::refuse_all(&listener, &error.refusal()).await;
+            } else {
                 let _not_there = state_dir::remove_socket(&socket);
             }
             Err(error)

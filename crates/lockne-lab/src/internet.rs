@@ -109,8 +109,18 @@ impl Internet {
     ///
     /// When the kernel refuses a part of it, mostly for lack of privileges.
     pub fn build() -> Result<Self, Error> {
+        Self::build_around(Namespace::create("home")?)
+    }
+
+    /// Builds it with a namespace that is there already as the user's machine: one without devices, but for its
+    /// loopback.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::build`], and when the namespace has a device with the name or the number of the first uplink.
+    pub fn build_around(home: Namespace) -> Result<Self, Error> {
         let internet = machine("internet", &ROUTER_SETTINGS)?;
-        let home = machine("home", &[])?;
+        set_up(&home, &[])?;
         netlink::configure(&internet, async |netlink| {
             // Behind the rules that cut a link, which so hold for addresses of this machine too.
             for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -272,6 +282,11 @@ pub(crate) const ROUTER_SETTINGS: [(&str, &str); 2] =
 /// A namespace with its loopback up and nothing inherited that differs between hosts.
 pub(crate) fn machine(name: &str, settings: &[(&str, &str)]) -> Result<Namespace, Error> {
     let namespace = Namespace::create(name)?;
+    set_up(&namespace, settings)?;
+    Ok(namespace)
+}
+
+fn set_up(namespace: &Namespace, settings: &[(&str, &str)]) -> Result<(), Error> {
     let common = [
         // IPv4 settings come from the host's own namespace (`devconf_inherit_init_net`).
         ("ipv4/conf/all/rp_filter", "0"),
@@ -292,7 +307,7 @@ pub(crate) fn machine(name: &str, settings: &[(&str, &str)]) -> Result<Namespace
         index: LOOPBACK,
     }
     .up()?;
-    Ok(namespace)
+    Ok(())
 }
 
 pub(crate) fn plug<'a>(namespace: &'a Namespace, name: &'a str, index: u32) -> Plug<'a> {

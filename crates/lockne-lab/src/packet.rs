@@ -233,6 +233,12 @@ impl TcpFlags {
         self.0 & 0x12 == 0x02
     }
 
+    /// Whether the segment ends a write of its sender, and so has data.
+    #[must_use]
+    pub const fn is_push(self) -> bool {
+        self.0 & 0x08 != 0
+    }
+
     /// Whether the segment refuses or breaks a connection.
     #[must_use]
     pub const fn is_reset(self) -> bool {

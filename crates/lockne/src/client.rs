@@ -42,8 +42,20 @@ pub(crate) struct Client {
 enum Gone {
     /// Nobody listens; a daemon may be started.
     NoDaemon(std::io::Error),
+    /// The service manager does, but its daemon cannot start.
+    CannotStart(Failure),
     /// Somebody does, but it failed.
     Failed(Failure),
+}
+
+/// What there is to hear.
+pub(crate) enum Heard<A> {
+    /// An answer.
+    Answer(A),
+    /// Nothing, as no daemon runs.
+    NoDaemon,
+    /// Why no daemon runs, though the service manager has tried to start one.
+    CannotStart(Failure),
 }
 
 impl Client {
@@ -78,22 +90,27 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Option<A>> {
-        self.ask_saying("waiting for the daemon", method, path, body)
+        match self.hear("waiting for the daemon", method, path, body)? {
+            Heard::Answer(answer) => Ok(Some(answer)),
+            Heard::NoDaemon | Heard::CannotStart(_) => Ok(None),
+        }
     }
 
-    fn ask_saying<A: DeserializeOwned>(
+    /// Asks a running daemon; who waits for long is told what is being done.
+    pub(crate) fn hear<A: DeserializeOwned>(
         &self,
         doing: &str,
         method: Method,
         path: &str,
         body: &impl Serialize,
-    ) -> Result<Option<A>> {
+    ) -> Result<Heard<A>> {
         match self.exchange(doing, method, path, body) {
-            Ok(answer) => Ok(Some(answer)),
+            Ok(answer) => Ok(Heard::Answer(answer)),
             Err(Gone::NoDaemon(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                 Err(self.not_allowed())
             }
-            Err(Gone::NoDaemon(_)) => Ok(None),
+            Err(Gone::NoDaemon(_)) => Ok(Heard::NoDaemon),
+            Err(Gone::CannotStart(failure)) => Ok(Heard::CannotStart(failure)),
             Err(Gone::Failed(failure)) => Err(failure),
         }
     }
@@ -110,10 +127,11 @@ impl Client {
     ) -> Result<A> {
         // A daemon that is just ending refuses the connection or drops it: then the next one answers.
         for _ in 0..3 {
-            if let Some(answer) = self.ask_saying(doing, method.clone(), path, body)? {
-                return Ok(answer);
+            match self.hear(doing, method.clone(), path, body)? {
+                Heard::Answer(answer) => return Ok(answer),
+                Heard::NoDaemon => self.start()?,
+                Heard::CannotStart(failure) => return Err(failure),
             }
-            self.start()?;
         }
         Err(
             Failure::new(format!("no daemon answers on `{}`", self.socket.display()))
@@ -180,6 +198,9 @@ impl Client {
                 hint: None,
             });
             let failure = Failure::from(refusal);
+            if status == StatusCode::INTERNAL_SERVER_ERROR {
+                return Err(Gone::CannotStart(failure));
+            }
             return Err(failed(if status == StatusCode::NOT_FOUND {
                 failure.unknown_name()
             } else {

@@ -11,6 +11,7 @@ mod module;
 mod qemu;
 mod results;
 mod suite;
+mod systemd;
 mod watch;
 
 use std::{
@@ -23,7 +24,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-pub(crate) use self::{debian::run as run_command, guest::main as guest};
+pub(crate) use self::{debian::run as run_command, guest::main as guest, guest::rest};
 use self::{
     guest::Run,
     kernel::KERNELS,
@@ -198,6 +199,7 @@ fn runs(built: &Built, suites: &[&Suite], args: &Args, release: &str) -> Vec<Run
                 program: program.clone(),
                 arguments,
                 finds: selection.map(ToOwned::to_owned),
+                needs_systemd: suite.needs_systemd,
             });
         }
     }
@@ -213,6 +215,7 @@ fn refusal(built: &Built) -> Run {
         program: lockne.cloned().unwrap_or_default(),
         arguments: arguments.map(ToOwned::to_owned).to_vec(),
         finds: None,
+        needs_systemd: false,
     }
 }
 

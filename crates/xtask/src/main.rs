@@ -33,6 +33,9 @@ enum Task {
     Kernels(kernels::Args),
     /// Measure lockne beside what one would use instead
     Bench(bench::Args),
+    /// What is left to run in a virtual machine, once systemd is its first process
+    #[command(hide = true)]
+    Rest,
 }
 
 fn main() -> Result<()> {
@@ -52,6 +55,7 @@ fn main() -> Result<()> {
         Task::Fuzz(args) => fuzz::run(root, &args),
         Task::Kernels(args) => kernels::run(root, &args),
         Task::Bench(args) => bench::run(root, &args),
+        Task::Rest => kernels::rest(),
     }
 }
 

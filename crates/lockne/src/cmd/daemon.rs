@@ -7,7 +7,7 @@ use std::{
 };
 
 use lockne_core::{api::Lifetime, permission::Permissions};
-use lockne_daemon::{MarkField, Options, SocketOf, ready};
+use lockne_daemon::{Error, MarkField, Options, SocketOf, ready};
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
     fmt,
@@ -19,6 +19,9 @@ use crate::{
     cli::{Daemon, Place},
     failure::{Failure, Result},
 };
+
+/// `EX_CONFIG` of sysexits.h: whoever starts it again without a change hears the same.
+const WRONG_CONFIGURATION: u8 = 78;
 
 pub(crate) fn daemon(place: &Place, args: &Daemon) -> Result<ExitCode> {
     let wanted = env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
@@ -53,6 +56,9 @@ pub(crate) fn daemon(place: &Place, args: &Daemon) -> Result<ExitCode> {
     };
     match lockne_daemon::serve(options, announce) {
         Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error @ Error::Configuration(_)) => {
+            Err(Failure::from(error.refusal()).code(WRONG_CONFIGURATION))
+        }
         Err(error) => Err(error.refusal().into()),
     }
 }

@@ -7,11 +7,11 @@ use std::{
 
 use hyper::Method;
 use lockne_core::api::Removed;
-use lockne_daemon::{Error, state_dir};
+use lockne_daemon::{Error, SocketOf, state_dir};
 
 use crate::{
     cli::{Json, Place},
-    client::Client,
+    client::{Client, Heard},
     failure::{Failure, Result},
     output,
 };
@@ -34,10 +34,13 @@ pub(crate) fn down(place: &Place, args: Json) -> Result<ExitCode> {
 fn remove(client: &Client) -> Result<Removed> {
     let started = Instant::now();
     loop {
-        if let Some(removed) = client.ask(Method::POST, "/v1/down", &())? {
-            return Ok(removed);
-        }
-        match lockne_daemon::leftover::remove(client.state(), client.socket()) {
+        let socket_of =
+            match client.hear("waiting for the daemon", Method::POST, "/v1/down", &())? {
+                Heard::Answer(removed) => return Ok(removed),
+                Heard::NoDaemon => SocketOf::Daemon,
+                Heard::CannotStart(_) => SocketOf::Service,
+            };
+        match lockne_daemon::leftover::remove(client.state(), client.socket(), socket_of) {
             Ok(removed) => return Ok(removed),
             Err(Error::StateDir(state_dir::Error::Owned { .. }))
                 if started.elapsed() < PATIENCE =>

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    io::{Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -10,6 +11,7 @@ use std::{
 use crate::{
     place::{Place, wait_until},
     tests,
+    user::{USER, as_user},
 };
 
 tests! { ROOTED:
@@ -17,6 +19,7 @@ tests! { ROOTED:
     exposure_of_the_service_is_low,
     service_is_ready_before_the_network_is_brought_up,
     socket_of_a_service_manager_is_served_and_stays,
+    clients_of_a_service_manager_are_told_why_the_daemon_cannot_start,
     service_manager_hears_that_the_daemon_is_ready_lives_and_ends,
 }
 
@@ -106,6 +109,62 @@ fn socket_of_a_service_manager_is_served_and_stays() {
         place.socket().exists(),
         "the manager goes on listening there"
     );
+    fs::remove_file(place.socket()).unwrap();
+}
+
+/// Else they wait for ever, and the manager starts one daemon after the other for them.
+fn clients_of_a_service_manager_are_told_why_the_daemon_cannot_start() {
+    const WHY: &str = "the configuration has mistakes";
+    let place = Place::new();
+    fs::create_dir(place.state_dir()).unwrap();
+    let config = place.write("lockne.toml", "[[rule]]\nvia = 7\n");
+    let activated = || {
+        let mut manager = place.command("systemd-socket-activate");
+        manager.arg("--listen").arg(place.socket());
+        manager.arg("--setenv=LOCKNE_STATE_DIR");
+        manager.arg(env!("CARGO_BIN_EXE_lockne"));
+        manager.args(["daemon", "--mark-bit", "8", "--config"]);
+        let manager = manager.arg(&config).stderr(Stdio::null()).spawn();
+        wait_until("the manager listens", || place.socket().exists());
+        manager.unwrap()
+    };
+
+    let mut manager = activated();
+    let run = place.lockne(&["run", "--block", "--", "true"]).output();
+    let run = run.unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(
+        said.contains(WHY) && said.contains("this rule has no"),
+        "{said}"
+    );
+    assert_eq!(run.status.code(), Some(125), "{said}");
+    // The unit does not start it again then.
+    assert_eq!(manager.wait().unwrap().code(), Some(78));
+    fs::remove_file(place.socket()).unwrap();
+
+    // What is in the configuration is not for everybody.
+    let mut manager = activated();
+    place.open();
+    fs::set_permissions(place.socket(), fs::Permissions::from_mode(0o666)).unwrap();
+    let said = as_user(USER, || {
+        let mut stream = UnixStream::connect(place.socket()).unwrap();
+        stream
+            .write_all(b"GET /v1/status HTTP/1.1\r\nHost: lockne\r\n\r\n")
+            .unwrap();
+        let mut said = [0; 4096];
+        let length = stream.read(&mut said).unwrap();
+        String::from_utf8_lossy(&said[..length]).into_owned()
+    });
+    assert!(said.contains("the daemon cannot start"), "{said}");
+    assert!(!said.contains("this rule has no"), "{said}");
+    manager.wait().unwrap();
+    fs::remove_file(place.socket()).unwrap();
+
+    // What is left is taken back all the same, but for what the manager has made.
+    let mut manager = activated();
+    let said = place.must(&["down"]);
+    assert!(said.contains("nothing to take back"), "{said}");
+    manager.wait().unwrap();
     fs::remove_file(place.socket()).unwrap();
 }
 

@@ -34,13 +34,13 @@ tests! { ROOTED:
     fifty_clients_at_once_each_get_what_they_asked_for,
 }
 
-const USER: u32 = 4242;
+pub(crate) const USER: u32 = 4242;
 const OTHER: u32 = 4243;
 /// Longer than the daemon's own patience of ten seconds.
 const LONG: Duration = Duration::from_secs(20);
 
 /// Does it as this user.
-fn as_user<T: Send>(uid: u32, act: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn as_user<T: Send>(uid: u32, act: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let user = scope.spawn(move || {
             let uid = Uid::from_raw(uid);

@@ -17,10 +17,10 @@ use lockne_lab::{
 };
 
 use crate::{
-    fault::Hammers,
+    fault::{Hammers, with_interface},
     home::{Daemon, Home, wait_until},
     tests,
-    way::{HOME, ORIGIN, client},
+    way::{HOME, ORIGIN, PLAIN, client},
 };
 
 tests! {
@@ -29,6 +29,7 @@ tests! {
     tunnel_whose_probe_is_not_answered_is_left_though_its_far_end_lives,
     connections_are_cut_or_kept_as_the_rule_says needs ["ip"],
     direct_behind_a_tunnel_is_gone_while_it_does_not_work_and_left_again,
+    direct_behind_a_tunnel_stays_with_a_dead_daemon_and_ends_with_the_next needs ["ip"],
 }
 
 pub(crate) fn addresses(provider: &Provider) -> [IpAddr; 2] {
@@ -242,6 +243,26 @@ fn direct_behind_a_tunnel_is_gone_while_it_does_not_work_and_left_again() {
 
     assert!(!policy().direct_now);
     assert!(!policy().resolvers.is_empty());
+    home.wire.settle().unwrap();
+    home.wire.clear();
+    hammers.wait_until_they_arrive();
+    hammers.finish();
+}
+
+/// Nobody is there to see that the tunnel works again; the next daemon believes in it until it has seen otherwise.
+fn direct_behind_a_tunnel_stays_with_a_dead_daemon_and_ends_with_the_next() {
+    let (home, _link) = with_interface();
+    let daemon = home.daemon();
+    let hammers = Hammers::start(&home, "p,direct", PLAIN);
+
+    home.ip("link set p down");
+    wait_until_from(&home, HOME);
+    daemon.kill();
+    home.ip("link set p up");
+    wait_until_from(&home, HOME);
+
+    let _next = home.daemon();
+    wait_until_from(&home, PLAIN);
     home.wire.settle().unwrap();
     home.wire.clear();
     hammers.wait_until_they_arrive();

@@ -7,7 +7,7 @@ use std::{
 
 use lockne_core::api::{DaemonStatus, Status};
 use lockne_lab::{
-    Internet,
+    Internet, Namespace,
     packet::{Content, Direction, Flow, Packet, Transport},
     probe::{Probe, Report, Running},
     provider::Provider,
@@ -23,21 +23,33 @@ pub(crate) struct Home {
     /// What leaves and reaches the home, seen from outside.
     pub(crate) wire: Sniffer,
     pub(crate) lab: Internet,
+    state: PathBuf,
     place: TempDir,
 }
 
 impl Home {
     /// Both providers serve; nothing of lockne runs.
     pub(crate) fn new() -> Self {
-        let lab = Internet::build().unwrap();
+        Self::of(Internet::build().unwrap(), None)
+    }
+
+    /// The same with this machine as the home, which it is only for who has it for himself, and with the state
+    /// directory that an installed lockne has: it stays.
+    pub(crate) fn of_this_machine() -> Self {
+        let here = Namespace::current().unwrap();
+        let lab = Internet::build_around(here).unwrap();
+        Self::of(lab, Some("/run/lockne".into()))
+    }
+
+    fn of(lab: Internet, state: Option<PathBuf>) -> Self {
         lab.provider_a.start().unwrap();
         lab.provider_b.start().unwrap();
+        let place = tempfile::Builder::new().prefix("lockne-test-").tempdir();
+        let place = place.unwrap();
         Self {
             wire: lab.home_link.sniffer().unwrap(),
-            place: tempfile::Builder::new()
-                .prefix("lockne-test-")
-                .tempdir()
-                .unwrap(),
+            state: state.unwrap_or_else(|| place.path().join("state")),
+            place,
             lab,
         }
     }
@@ -57,7 +69,7 @@ impl Home {
 
     /// The state directory of its lockne.
     pub(crate) fn state_dir(&self) -> PathBuf {
-        self.place.path().join("state")
+        self.state.clone()
     }
 
     /// A lockne command at home.
@@ -202,7 +214,7 @@ impl Drop for Home {
         }
         assert!(down.status.success(), "{}", text(&down));
         assert!(
-            !self.state_dir().exists(),
+            !self.state.starts_with(self.place.path()) || !self.state.exists(),
             "the state directory is still there"
         );
     }

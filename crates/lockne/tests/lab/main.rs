@@ -36,6 +36,8 @@ mod path;
 mod peer;
 mod remote;
 mod rule;
+mod service;
+mod sleep;
 mod survival;
 mod terminal;
 mod tool;
@@ -93,11 +95,16 @@ fn main() -> ExitCode {
         ("user", user::TESTS),
     ];
     // What these ask for is not on every machine, and nothing may count as ignored.
-    let has_modules = std::env::var_os("LOCKNE_KERNEL_MODULES").is_some();
-    let of_modules = has_modules.then_some(("module", module::TESTS));
+    let is_own_machine = std::env::var_os("LOCKNE_KERNEL_MODULES").is_some();
+    let of_machines = [
+        ("module", module::TESTS),
+        ("service", service::TESTS),
+        ("sleep", sleep::TESTS),
+    ];
+    let of_machines = of_machines.into_iter().filter(|_| is_own_machine);
     let tests = modules
         .into_iter()
-        .chain(of_modules)
+        .chain(of_machines)
         .flat_map(|(module, tests)| tests.iter().map(move |test| (module, test)));
     let trials = tests.map(|(module, test)| tool::trial(module, test, obstacle.as_deref()));
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()

@@ -1,6 +1,7 @@
 //! Rules, tunnels, daemons and programs that change in any order: who has a policy is tunnelled or silent.
 //!
-//! Each program sends to a port of its own, so that what is seen on the home's cable says whose it is. The order is
+//! Each program sends to a port and to addresses of its own, so that what is seen on the home's cable says whose it is:
+//! datagrams, connections that stay, and pings by a program that is setuid and by a raw socket. The order is
 //! drawn from a seed, which is printed: `LOCKNE_ORDER_SEED` draws it again, `LOCKNE_ORDER_SECONDS` makes it longer.
 //! What the system makes of it in the meantime is not drawn.
 
@@ -8,19 +9,25 @@ use std::{
     collections::BTreeMap,
     env,
     fmt::Write as _,
-    io::Write as _,
-    os::unix::process::CommandExt as _,
-    path::PathBuf,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::{fs::PermissionsExt, process::CommandExt as _},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
 use lockne_lab::{
     packet::{Content, Direction, Ip, Transport},
-    probe::{Action, Outcome},
+    probe::{Action, Outcome, Probe, WORD},
     program,
 };
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::{
+    fs::{StatVfsMountFlags, statvfs},
+    process::{Pid, Signal, kill_process_group},
+};
 
 use crate::{
     event::flush,
@@ -31,28 +38,45 @@ use crate::{
 };
 
 tests! {
-    policed_programs_are_tunnelled_or_silent_in_whatever_order_things_happen needs ["bash", "ip"],
-    order_without_a_guard_and_rules_is_seen_to_leak needs ["bash", "ip"],
+    policed_programs_are_tunnelled_or_silent_in_whatever_order_things_happen needs ["bash", "ip", "ping"],
+    order_without_a_guard_and_rules_is_seen_to_leak needs ["bash", "ip", "ping"],
 }
 
 const SEED: u64 = 0x5eed_0de4_2026_0001;
 const SECONDS: u64 = 15;
 /// The port of the first program.
 const PORTS: u16 = 20_000;
+/// Where connections lead.
+const DOOR: u16 = 7_000;
 /// So many programs at a time: each is a shell that forks all the time.
 const PROGRAMS: usize = 6;
 
 /// Sends by an old socket and by new ones, itself and by children; forks, executes itself anew and ends on demand.
 const SCRIPT: &str = r#"
 port=$1
+own=198.18.$((port / 256 - 78)).$((port % 256))
 send() {
     for to in $ORIGINS; do echo "$1" >/dev/udp/$to/$port; done
+}
+# Each goes on until it is cut; then another one is made.
+again() {
+    local -n job=$1
+    kill -0 "$job" 2>/dev/null && return
+    "${@:2}" &
+    job=$!
+}
+talk() {
+    exec 4<>/dev/tcp/$own/$DOOR || exit
+    while echo data >&4; do sleep 0.2; done
 }
 exec 3<>/dev/udp/${ORIGINS%% *}/$port
 while :; do
     send new
     echo old >&3
     (send child)
+    again connection talk
+    again pings "$PING" -q -i 0.3 -w 5 "$own"
+    again raw "$PROBE" "$PROBE_WORD" "${RAW/0.0.0.0/$own}"
     read -r -t 0.1 -n 1 word
     case $?:$word in
         0:e) exec "$BASH" -c "$SCRIPT" order "$port" ;;
@@ -85,12 +109,23 @@ struct Program {
 }
 
 impl Program {
-    fn start(mut command: Command, port: u16) -> Self {
+    /// `ping` is a program that is setuid.
+    fn start(mut command: Command, port: u16, ping: &Path) -> Self {
         let origins = ORIGIN.map(|it| it.to_string()).join(" ");
+        let raw = Probe::new(
+            Action::RawPing,
+            SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        );
+        let raw = raw.waiting(Duration::from_secs(3)).arguments().unwrap();
         let child = command
             .args(["-c", SCRIPT, "order", &port.to_string()])
             .env("SCRIPT", SCRIPT)
             .env("ORIGINS", origins)
+            .env("DOOR", DOOR.to_string())
+            .env("PING", ping)
+            .env("PROBE", &raw[0])
+            .env("PROBE_WORD", WORD)
+            .env("RAW", &raw[2])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -121,6 +156,9 @@ impl Drop for Program {
     }
 }
 
+/// How many packets of a program were seen.
+type Seen = BTreeMap<Kind, u64>;
+
 /// All that changes, and what is known of it for certain.
 struct Order {
     daemon: Option<Daemon>,
@@ -129,11 +167,90 @@ struct Order {
     witness: Program,
     next: u16,
     /// How often the ports of policed programs were seen before they were policed.
-    policed: BTreeMap<u16, u64>,
+    policed: BTreeMap<u16, Seen>,
     log: Vec<String>,
     ruled: PathBuf,
+    ping: PathBuf,
     config: PathBuf,
+    _hosts: Hosts,
     home: Home,
+}
+
+/// What a program has sent, as it is told on the cable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Datagram,
+    Connection,
+    Ping,
+}
+
+const KINDS: [Kind; 3] = [Kind::Datagram, Kind::Connection, Kind::Ping];
+
+/// One host on the internet for each program. They take connections, and whatever is sent by them, until dropped.
+struct Hosts(Option<(mpsc::Sender<()>, thread::JoinHandle<()>)>);
+
+impl Hosts {
+    fn start(home: &Home) -> Self {
+        let mut ip = home.lab.internet.command("ip");
+        let output = ip
+            .args("route add local 198.18.0.0/15 dev lo".split(' '))
+            .output();
+        assert!(output.unwrap().status.success());
+        let listen = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, DOOR));
+        let listener = home.lab.internet.run(listen).unwrap().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (stop, stopped) = mpsc::channel();
+        let serve = move || {
+            let mut streams = Vec::new();
+            while stopped.recv_timeout(Duration::from_millis(20))
+                == Err(mpsc::RecvTimeoutError::Timeout)
+            {
+                while let Ok((stream, _)) = listener.accept() {
+                    stream.set_nonblocking(true).unwrap();
+                    streams.push(stream);
+                }
+                streams.retain_mut(|stream| match stream.read(&mut [0; 4096]) {
+                    Ok(length) => length > 0,
+                    Err(error) => error.kind() == ErrorKind::WouldBlock,
+                });
+            }
+        };
+        Self(Some((stop, thread::spawn(serve))))
+    }
+
+    /// The port of the program whose host this is.
+    fn port(address: IpAddr) -> Option<u16> {
+        match address {
+            IpAddr::V4(address) if address.octets()[..2] == [198, 18] => {
+                let [_, _, high, low] = address.octets();
+                Some(u16::from_be_bytes([high + 78, low]))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.0.take() {
+            drop(stop);
+            drop(thread.join());
+        }
+    }
+}
+
+/// A copy of ping that runs as another user than who starts it.
+fn setuid_ping(home: &Home) -> PathBuf {
+    let ping = home.beside("ping");
+    program::copy(&which::which("ping").unwrap(), &ping).unwrap();
+    std::os::unix::fs::chown(&ping, Some(4242), Some(4242)).unwrap();
+    std::fs::set_permissions(&ping, PermissionsExt::from_mode(0o4755)).unwrap();
+    let is_ignored = statvfs(&ping)
+        .unwrap()
+        .f_flag
+        .contains(StatVfsMountFlags::NOSUID);
+    assert!(!is_ignored, "`{}` does not become setuid", ping.display());
+    ping
 }
 
 impl Order {
@@ -142,7 +259,9 @@ impl Order {
         let ruled = home.beside("ruled");
         let bash = which::which("bash").unwrap();
         program::copy(&bash, &ruled).unwrap();
-        let witness = Program::start(home.lab.home.command("bash"), PORTS);
+        let hosts = Hosts::start(&home);
+        let ping = setuid_ping(&home);
+        let witness = Program::start(home.lab.home.command("bash"), PORTS, &ping);
         let mut order = Self {
             daemon: None,
             programs: Vec::new(),
@@ -152,6 +271,8 @@ impl Order {
             log: Vec::new(),
             config: home.write("lockne.toml", ""),
             ruled,
+            ping,
+            _hosts: hosts,
             home,
         };
         order.write_rules("a", false);
@@ -188,8 +309,13 @@ impl Order {
     }
 
     /// How many packets each program has sent by the home's cable, and what else went there.
-    fn seen(&self) -> (BTreeMap<u16, u64>, Vec<String>) {
-        let mut by_port: BTreeMap<u16, u64> = BTreeMap::new();
+    ///
+    /// Of connections, only what opens them and what has data: the kernel answers for those that are over by itself.
+    fn seen(&self) -> (BTreeMap<u16, Seen>, Vec<String>) {
+        let mut by_port: BTreeMap<u16, Seen> = BTreeMap::new();
+        let mut add = |port, kind, packets| {
+            *by_port.entry(port).or_default().entry(kind).or_default() += packets;
+        };
         let mut others = Vec::new();
         for flow in self.home.leaks() {
             if flow.packet.direction == Direction::Sent {
@@ -201,8 +327,20 @@ impl Order {
                     transport: Transport::Udp { destination, .. },
                     ..
                 }) if *destination >= PORTS => {
-                    *by_port.entry(*destination).or_default() += flow.packets;
+                    add(*destination, Kind::Datagram, flow.packets);
                 }
+                Content::Ip(Ip {
+                    destination,
+                    transport,
+                    ..
+                }) if let Some(port) = Hosts::port(*destination) => match transport {
+                    Transport::Tcp { flags, .. } if flags.is_syn() || flags.is_push() => {
+                        add(port, Kind::Connection, flow.packets);
+                    }
+                    Transport::Tcp { .. } => {}
+                    Transport::Icmp { kind: 8, .. } => add(port, Kind::Ping, flow.packets),
+                    other => others.push(format!("{other:?} to {destination}")),
+                },
                 other => others.push(format!("{other:?}")),
             }
         }
@@ -211,7 +349,7 @@ impl Order {
 
     /// From now on nothing of it may be seen.
     fn judge(&mut self, port: u16) {
-        let before = self.seen().0.get(&port).copied().unwrap_or_default();
+        let before = self.seen().0.remove(&port).unwrap_or_default();
         self.policed.entry(port).or_insert(before);
     }
 
@@ -219,9 +357,11 @@ impl Order {
     fn leaks(&self) -> Vec<String> {
         let (by_port, mut leaks) = self.seen();
         for (port, before) in &self.policed {
-            let now = by_port.get(port).copied().unwrap_or_default();
-            if now > *before {
-                leaks.push(format!("{} packets to port {port}", now - before));
+            for (kind, now) in by_port.get(port).into_iter().flatten() {
+                let before = before.get(kind).copied().unwrap_or_default();
+                if *now > before {
+                    leaks.push(format!("{} of {kind:?} by {port}", now - before));
+                }
             }
         }
         leaks
@@ -244,7 +384,8 @@ impl Order {
         if policed {
             self.judge(port);
         }
-        self.programs.push(Program::start(command, port));
+        self.programs
+            .push(Program::start(command, port, &self.ping));
     }
 
     fn run(&mut self, how: &[&str]) {
@@ -352,9 +493,14 @@ fn policed_programs_are_tunnelled_or_silent_in_whatever_order_things_happen() {
     }
 
     eprintln!("{} steps, {} programs", order.log.len(), order.next - PORTS);
+    let witnessed = order
+        .seen()
+        .0
+        .remove(&order.witness.port)
+        .unwrap_or_default();
     assert!(
-        order.seen().0.contains_key(&order.witness.port),
-        "nothing is seen"
+        KINDS.iter().all(|kind| witnessed.contains_key(kind)),
+        "{witnessed:?}"
     );
     // Silence is not all that it can.
     if order.daemon.is_none() {
@@ -405,5 +551,7 @@ fn order_without_a_guard_and_rules_is_seen_to_leak() {
     detach(&order.home.state_dir().join("bpf/guard_egress"));
     flush(&order.home);
 
-    wait_until("both are seen", || order.leaks().len() == 2);
+    wait_until("both are seen, by each kind", || {
+        order.leaks().len() == 2 * KINDS.len()
+    });
 }

@@ -16,7 +16,8 @@ use super::{
     debian::{run, unpack_with_dependencies},
     guest::{MODULES, PLAN, Plan},
     module,
-    suite::{Built, MODULES as MODULES_SUITE},
+    suite::{Built, MODULES as MODULES_SUITE, SERVICE},
+    systemd,
 };
 
 /// Programs of others that tests start.
@@ -191,6 +192,9 @@ pub(crate) fn write(built: &Built, place: &Path, file: &Path) -> Result<Vec<&'st
         }
     }
     disk.python()?;
+    if built.tests.iter().any(|(suite, _)| *suite == SERVICE) {
+        missing.extend(disk.systemd()?);
+    }
     disk.finish()?;
     Ok(missing)
 }
@@ -251,6 +255,26 @@ impl Disk {
             }
         }
         Ok(())
+    }
+
+    /// Adds systemd. Returns what this machine lacks of it.
+    fn systemd(&mut self) -> Result<Vec<&'static str>> {
+        let mut missing = Vec::new();
+        for program in systemd::PROGRAMS {
+            let path = Path::new(program);
+            if path.exists() {
+                self.program(path, path)?;
+            } else {
+                missing.push(program);
+            }
+        }
+        for unit in systemd::UNITS {
+            let path = Path::new(systemd::FOLDER).join(unit);
+            if path.exists() {
+                self.archive.copy(&path, &path)?;
+            }
+        }
+        Ok(missing)
     }
 
     /// Adds what Python finds beside it: its library.

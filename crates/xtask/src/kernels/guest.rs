@@ -21,6 +21,8 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::systemd;
+
 /// Where the plan is in the machine.
 pub(crate) const PLAN: &str = "/plan.json";
 /// Where the modules are in the machine.
@@ -47,6 +49,8 @@ pub(crate) struct Run {
     pub(crate) arguments: Vec<String>,
     /// How the name of a test begins that must be there, lest nothing is run and all is well.
     pub(crate) finds: Option<String>,
+    /// Whether systemd must be the first process. Those that need it come last.
+    pub(crate) needs_systemd: bool,
 }
 
 /// What the machine says beside the tests.
@@ -87,7 +91,21 @@ pub(crate) enum Word {
 
 /// Does all of it. Does not return.
 pub(crate) fn main() -> ! {
-    let result = work();
+    end(work())
+}
+
+/// Does what is left once systemd is the first process. Does not return.
+pub(crate) fn rest() -> ! {
+    let rest = || {
+        let plan = systemd::rest()?;
+        let mut port = Port::open()?;
+        run_all(&mut port, &plan.runs)?;
+        port.word(&Word::Done)
+    };
+    end(rest())
+}
+
+fn end(result: Result<()>) -> ! {
     if let Err(error) = result {
         let reason = format!("{error:#}");
         if let Ok(mut port) = Port::open() {
@@ -151,15 +169,29 @@ fn work() -> Result<()> {
             })?,
         }
     }
-    for run in plan.runs {
+    let of_systemd = |run: &Run| run.needs_systemd;
+    let first = plan.runs.iter().position(of_systemd);
+    let (before, rest) = plan.runs.split_at(first.unwrap_or(plan.runs.len()));
+    run_all(&mut port, before)?;
+    if rest.is_empty() {
+        return port.word(&Word::Done);
+    }
+    systemd::become_first(&Plan {
+        runs: rest.to_vec(),
+        ..Plan::default()
+    })
+}
+
+fn run_all(port: &mut Port, runs: &[Run]) -> Result<()> {
+    for run in runs {
         let suite = run.suite.clone();
         port.word(&Word::Begins {
             suite: suite.clone(),
         })?;
-        let code = port.run(&run)?;
+        let code = port.run(run)?;
         port.word(&Word::Ended { suite, code })?;
     }
-    port.word(&Word::Done)
+    Ok(())
 }
 
 /// The serial line to whoever runs the machine.

@@ -23,13 +23,21 @@ pub(crate) struct Suite {
     pub(crate) quick: &'static [&'static str],
     /// Whether `--quick` leaves nothing of it.
     pub(crate) is_long: bool,
+    /// Whether they need systemd as the first process; such suites come last.
+    pub(crate) needs_systemd: bool,
 }
 
 /// The suite of tests that only run where the kernel has every module they ask for.
 pub(crate) const MODULES: &str = "modules";
 
+/// The suite of machines that sleep.
+pub(crate) const SLEEP: &str = "sleep";
+
+/// The suite of lockne's systemd units.
+pub(crate) const SERVICE: &str = "service";
+
 /// Each of them; those that ask the kernel the most directly come first.
-pub(crate) const SUITES: [Suite; 9] = [
+pub(crate) const SUITES: [Suite; 11] = [
     Suite {
         quick: &["mark::", "remark::", "guard::", "stamp::", "lifetime::next"],
         ..suite("kernel", "lockne-daemon", "kernel")
@@ -51,7 +59,7 @@ pub(crate) const SUITES: [Suite; 9] = [
         ..suite("internet", "lockne-lab", "lab")
     },
     Suite {
-        not: &["escape::", "module::"],
+        not: &["escape::", "module::", "service::", "sleep::"],
         quick: &[
             "path::tunnelled_program",
             "path::strict",
@@ -76,6 +84,18 @@ pub(crate) const SUITES: [Suite; 9] = [
         quick: &["kprobe_uprobe::each_connection", "tc_shaper::packets_wait"],
         ..suite("demos", "demos", "demos")
     },
+    // The machine sleeps, and with it whatever runs there.
+    Suite {
+        only: &["sleep::"],
+        is_long: true,
+        ..suite(SLEEP, "lockne", "lab")
+    },
+    Suite {
+        only: &["service::"],
+        is_long: true,
+        needs_systemd: true,
+        ..suite(SERVICE, "lockne", "lab")
+    },
 ];
 
 const fn suite(name: &'static str, package: &'static str, test: &'static str) -> Suite {
@@ -87,6 +107,7 @@ const fn suite(name: &'static str, package: &'static str, test: &'static str) ->
         not: &[],
         quick: &[],
         is_long: false,
+        needs_systemd: false,
     }
 }
 
