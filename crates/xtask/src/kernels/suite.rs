@@ -57,6 +57,7 @@ pub(crate) const SUITES: [Suite; 9] = [
             "path::strict",
             "hole::socket_bound_to_another",
             "dns::sockets_of_resolvers",
+            "flows::connection_of_a_tunnel",
         ],
         ..suite("lab", "lockne", "lab")
     },
