@@ -148,6 +148,13 @@ unsafe fn copy_answer<const ROOM: usize>(skb: *mut __sk_buff, flow: *const Flow)
     if length == 0 || length as usize > ROOM {
         return;
     }
+    // SAFETY: a variable of this function. As in the monitor: until Linux 6.1 at least, a comparison with zero says
+    // nothing of a size's least value, and arithmetic does, which the compiler must not take out.
+    let length = unsafe { core::ptr::read_volatile(&raw const length) };
+    let length = (length.wrapping_sub(1) & const { (ROOM as u32).next_power_of_two() - 1 }) + 1;
+    if length as usize > ROOM {
+        return;
+    }
     let Some(mut entry) = record::RECORDS.reserve::<Copied<ROOM>>(0) else {
         record::count_kept(false);
         return;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader, Read as _},
     net::UdpSocket,
     process::{Child, Command, Output, Stdio},
     thread::{self, JoinHandle},
@@ -63,7 +63,11 @@ impl Watcher {
         let mut said = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         said.read_line(&mut line).unwrap();
-        assert!(line.starts_with("watching "), "{line}");
+        if !line.starts_with("watching ") {
+            // It has ended, and the causes stand below.
+            said.read_to_string(&mut line).unwrap();
+            panic!("{line}");
+        }
         Self {
             child,
             said,

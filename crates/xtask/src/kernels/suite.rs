@@ -65,6 +65,7 @@ pub(crate) const SUITES: [Suite; 11] = [
             "path::strict",
             "hole::socket_bound_to_another",
             "dns::sockets_of_resolvers",
+            "flows::connection_of_a_tunnel",
         ],
         ..suite("lab", "lockne", "lab")
     },
