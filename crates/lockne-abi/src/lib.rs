@@ -10,10 +10,16 @@ pub mod flow;
 pub mod observe;
 mod rules;
 
-pub use rules::{Executable, Group, GroupName, Place, RuleBits, RuleSet, Script, Seen, User, look};
+pub use rules::{
+    Executable, Filter, Group, GroupName, Hash, Place, RuleBits, RuleSet, Script, Seen, Unnamed,
+    User, look,
+};
 
 /// Rules decided at exec.
-pub use rules::{MAX_GROUP_NAME, MAX_PLACE_NAME, MAX_RULES, MAX_SCRIPT_NAME, RULE_WORDS, node};
+pub use rules::{
+    MAX_GROUP_NAME, MAX_PLACE_NAME, MAX_RULES, MAX_SCRIPT_NAME, RULE_WORDS, SHORT_NAME,
+    UNNAMED_GROUPS, node,
+};
 
 use core::net::IpAddr;
 
@@ -84,6 +90,8 @@ pub mod name {
     /// Hash from [`Seen`](crate::Seen) to [`RuleBits`](crate::RuleBits): what the walk over a cgroup's
     /// names came to.
     pub const SEEN: &str = "SEEN";
+    /// Array from slot to [`Unnamed`](crate::Unnamed).
+    pub const UNNAMED: &str = "UNNAMED";
 
     /// Program on `cgroup/sock_create`.
     pub const MARK_SOCKET: &str = "mark_socket";
@@ -518,6 +526,10 @@ pub struct Config {
     pub dentry_inode: u32,
     /// Byte offset of `dentry.d_name.name`.
     pub dentry_name: u32,
+    /// Byte offset of `dentry.d_name.len`.
+    pub dentry_length: u32,
+    /// Byte offset of `dentry.d_shortname`, which was `d_iname` before Linux 6.14.
+    pub dentry_short_name: u32,
     /// Byte offset of `task_struct.cred`.
     pub task_cred: u32,
     /// Byte offset of `cred.cap_permitted`.
@@ -533,7 +545,7 @@ pub struct Config {
 const _: () = assert!(size_of::<Policy>() == 12);
 const _: () = assert!(size_of::<Counters>() == 40);
 const _: () = assert!(size_of::<LanKey>() == 17);
-const _: () = assert!(size_of::<Config>() == 136);
+const _: () = assert!(size_of::<Config>() == 144);
 const _: () = assert!(size_of::<Resolvers>() == 112);
 const _: () = assert!(size_of::<Renames>() == 80);
 

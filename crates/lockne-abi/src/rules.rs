@@ -13,6 +13,9 @@ pub const RULE_WORDS: usize = MAX_RULES as usize / 64;
 /// Room for the name of a file in [`Place`], with the zero at its end.
 pub const MAX_PLACE_NAME: usize = 64;
 
+/// Names shorter than this are in the kernel's `struct dentry` itself (`DNAME_INLINE_LEN`).
+pub const SHORT_NAME: u32 = 32;
+
 /// Room for the name of a file in [`Script`], with the zero at its end.
 pub const MAX_SCRIPT_NAME: usize = 60;
 
@@ -89,12 +92,14 @@ pub struct RuleSet {
     pub looks: u32,
     /// The policy of a program that no rule names and that has none; 0 if it gets none.
     pub fallback: u32,
-    /// Zero.
-    pub padding: u32,
+    /// The policy of the first rule that names every program; 0 if none does.
+    pub everybody: u32,
     /// By [`look`], the rules that do not ask.
     pub any: [RuleBits; look::COUNT],
     /// By rule, its policy.
     pub policies: [u8; MAX_RULES as usize],
+    /// The files, places and users of all rules.
+    pub filter: Filter,
 }
 
 impl Default for RuleSet {
@@ -103,10 +108,92 @@ impl Default for RuleSet {
             words: 0,
             looks: 0,
             fallback: 0,
-            padding: 0,
+            everybody: 0,
             any: [RuleBits::NONE; look::COUNT],
             policies: [0; MAX_RULES as usize],
+            filter: Filter::NONE,
         }
+    }
+}
+
+/// Tells of most things that no rule names them, by one bit. A hash map takes several cache lines for that,
+/// and at an exec none of them is near.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filter {
+    words: [u64; FILTER_WORDS],
+}
+
+/// With 1024 rules for files, one exec in 17 looks things up in vain.
+const FILTER_WORDS: usize = 1024;
+
+impl Filter {
+    /// Of nothing.
+    pub const NONE: Self = Self {
+        words: [0; FILTER_WORDS],
+    };
+
+    /// Adds what has this hash.
+    pub const fn insert(&mut self, hash: Hash) {
+        let (word, bit) = Self::at(hash);
+        self.words[word] |= 1 << bit;
+    }
+
+    /// Whether what has this hash may have been added.
+    #[inline]
+    #[must_use]
+    pub const fn may_contain(&self, hash: Hash) -> bool {
+        let (word, bit) = Self::at(hash);
+        self.words[word] >> bit & 1 == 1
+    }
+
+    #[inline]
+    const fn at(hash: Hash) -> (usize, u64) {
+        // Of a product, the upper bits depend on all others.
+        let bit = hash.0.wrapping_mul(ODD) >> (64 - (FILTER_WORDS * 64).ilog2());
+        ((bit / 64) as usize % FILTER_WORDS, bit % 64)
+    }
+}
+
+/// The golden ratio, which spreads neighbours far (Knuth, The Art of Computer Programming, 6.4).
+const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What a [`Filter`] knows something by.
+#[derive(Clone, Copy, Debug)]
+pub struct Hash(u64);
+
+impl Hash {
+    /// Of a file, or a directory.
+    #[inline]
+    #[must_use]
+    pub const fn of_file(device: u32, inode: u64) -> Self {
+        Self(device as u64).and(0).and(inode)
+    }
+
+    /// Of a user.
+    #[inline]
+    #[must_use]
+    pub const fn of_user(id: u32) -> Self {
+        Self(0).and(id as u64)
+    }
+
+    /// Of a name in this directory. Long names, which the kernel keeps elsewhere, have the directory's own.
+    #[must_use]
+    pub fn of_place(self, name: &[u8]) -> Self {
+        if name.len() < SHORT_NAME as usize {
+            name.iter()
+                .fold(self, |hash, byte| hash.and((*byte).into()))
+        } else {
+            self
+        }
+    }
+
+    /// With one thing more.
+    #[inline]
+    #[must_use]
+    pub const fn and(self, next: u64) -> Self {
+        let mixed = (self.0 ^ next).wrapping_mul(ODD);
+        Self(mixed ^ mixed >> 32)
     }
 }
 
@@ -192,7 +279,13 @@ pub struct Seen {
     pub group: u64,
 }
 
-const _: () = assert!(size_of::<RuleSet>() == 16 + 4 * 128 + 1024);
+/// How many cgroups [`Unnamed`] has room for.
+pub const UNNAMED_GROUPS: usize = 512;
+
+/// Cgroups that no rule of a slot names: a cgroup's id, or 0, where its remainder says.
+pub type Unnamed = [u64; UNNAMED_GROUPS];
+
+const _: () = assert!(size_of::<RuleSet>() == 16 + 4 * 128 + 1024 + 8 * 1024);
 const _: () = assert!(size_of::<Executable>() == 16);
 const _: () = assert!(size_of::<Place>() == 80);
 const _: () = assert!(size_of::<Script>() == 64);
@@ -206,7 +299,7 @@ mod user {
 
     // SAFETY: words only, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for RuleBits {}
-    // SAFETY: four `u32`, words and 1024 bytes: no padding; every bit pattern is valid.
+    // SAFETY: four `u32`, words, 1024 bytes and words: no padding; every bit pattern is valid.
     unsafe impl aya::Pod for RuleSet {}
     // SAFETY: two `u32` and a `u64`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Executable {}
@@ -238,5 +331,16 @@ mod tests {
         let found = (0..1024).filter(|rule| bits.contains(*rule));
 
         assert!(found.eq([0, 63, 64, 1023]));
+    }
+
+    #[test]
+    fn filter_knows_what_it_was_told_and_little_else() {
+        let hashes = |device| (0..1024).map(move |inode| Hash::of_file(device, inode));
+        let mut filter = Filter::NONE;
+        hashes(7).for_each(|hash| filter.insert(hash));
+
+        assert!(hashes(7).all(|hash| filter.may_contain(hash)));
+        let wrong = hashes(8).filter(|hash| filter.may_contain(*hash)).count();
+        assert!(wrong < 50, "{wrong} of 1024");
     }
 }

@@ -3,17 +3,13 @@
 //! A tunnel makes no routes: who may use it is for policies to say. Everything happens in the
 //! network namespace of the calling thread, so the runtime must have one thread only.
 
-mod death;
 mod embedded;
 mod error;
 mod hook;
 mod kernel;
 mod link;
-mod offload;
 mod peer;
 mod resolve;
-mod tun;
-mod udp;
 mod watch;
 
 use std::{
@@ -28,16 +24,15 @@ use lockne_core::{
     tunnel::TunnelName,
     wgquick::{Config, Hook, HookPolicy, Phase},
 };
+use lockne_transport::{Death, Start, Tun};
 use rtnetlink::packet_route::link::InfoKind;
 use tokio::task::JoinHandle;
 
 use self::{
-    death::Death,
     embedded::{Embedded, Settings},
     kernel::Kernel,
     link::{Link, Links, Owner},
     peer::{Named, Peer},
-    tun::{Start, Tun},
     watch::Watched,
 };
 pub use self::{error::Error, peer::Endpoints};

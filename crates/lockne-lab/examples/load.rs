@@ -1,6 +1,7 @@
 //! The load of `cargo xtask bench`, beside iperf3: connections, round trips and datagrams.
 //!
 //! `load serve ADDRESS` answers; `load connect|rtt|udp ADDRESS SECONDS [BYTES]` asks, and prints one JSON object.
+//! `load hold sockets|processes NUMBER` only has them, until its input ends.
 
 use std::{
     error::Error,
@@ -10,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lockne_lab::hold::{Thing, until_end_of_input};
 use serde_json::{Value, json};
 use socket2::SockRef;
 
@@ -31,7 +33,9 @@ fn main() -> Result {
         ["connect", address, time] => connect(address.parse()?, seconds(time)?)?,
         ["rtt", address, time] => rtt(address.parse()?, seconds(time)?)?,
         ["udp", address, time, size] => udp(address.parse()?, seconds(time)?, size.parse()?)?,
-        _ => return Err("load serve|connect|rtt|udp ADDRESS [SECONDS [BYTES]]".into()),
+        ["hold", "sockets", count] => return Ok(until_end_of_input(Thing::Sockets, count.parse()?)?),
+        ["hold", "processes", count] => return Ok(until_end_of_input(Thing::Processes, count.parse()?)?),
+        _ => return Err("load serve|connect|rtt|udp ADDRESS [SECONDS [BYTES]], or load hold sockets|processes NUMBER".into()),
     };
     writeln!(std::io::stdout(), "{answer}")?;
     Ok(())

@@ -12,6 +12,7 @@
 
 pub mod device;
 pub mod escape;
+pub mod hold;
 pub mod internet;
 pub mod link;
 pub mod namespace;

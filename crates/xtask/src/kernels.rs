@@ -37,8 +37,9 @@ use crate::ebpf::say;
 /// Which tests to run, and where.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only the tests whose names contain this
-    filter: Option<String>,
+    /// Only the tests whose names contain one of these, or `suite/` and this
+    #[arg(value_name = "TEST")]
+    filters: Vec<String>,
     /// Only on this kernel, as often as given
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<String>,
@@ -169,14 +170,25 @@ fn runs(built: &Built, suites: &[&Suite], args: &Args, release: &str) -> Vec<Run
         let mut skip: Vec<_> = lacks.collect();
         skip.extend(suite.not.iter().copied().map(skipped));
         skip.extend(args.skip.iter().map(|name| skipped(name)));
-        for selection in suite.selections(args.quick) {
-            let filter = match (&args.filter, selection) {
+        let filters = args
+            .filters
+            .iter()
+            .map(|filter| match filter.split_once('/') {
+                Some((of, filter)) => (of == suite.name).then_some(Some(filter)),
+                None => Some(Some(filter.as_str())),
+            });
+        let mut filters: Vec<_> = filters.flatten().collect();
+        if args.filters.is_empty() {
+            filters.push(None);
+        }
+        let selections = suite.selections(args.quick).into_iter();
+        let crossed = selections.flat_map(|one| filters.iter().map(move |filter| (one, *filter)));
+        for (selection, filter) in crossed {
+            let filter = match (filter, selection) {
                 (None, selection) => selection,
-                (Some(filter), None) => Some(filter.as_str()),
+                (Some(filter), None) => Some(filter),
                 // A program takes one of them.
-                (Some(filter), Some(selection)) if filter.starts_with(selection) => {
-                    Some(filter.as_str())
-                }
+                (Some(filter), Some(selection)) if filter.starts_with(selection) => Some(filter),
                 (Some(_), Some(_)) => continue,
             };
             let mut arguments = vec!["--format=json".to_owned(), "--test-threads=1".to_owned()];

@@ -12,7 +12,7 @@ mod object;
 mod setup;
 mod talk;
 
-use std::path::PathBuf;
+use std::{env, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -42,6 +42,7 @@ fn main() -> Result<()> {
     if rustix::process::getpid().is_init() {
         kernels::guest();
     }
+    forget_cargo();
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let root = root
         .ancestors()
@@ -55,5 +56,18 @@ fn main() -> Result<()> {
         Task::Kernels(args) => kernels::run(root, &args),
         Task::Bench(args) => bench::run(root, &args),
         Task::Rest => kernels::rest(),
+    }
+}
+
+/// Forgets what cargo says of this package. Build scripts look at these variables (that of `ring` does), so that a
+/// cargo started from here would build again, for minutes, what a cargo started elsewhere has built already.
+fn forget_cargo() {
+    let names: Vec<_> = env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        .collect();
+    for name in names {
+        // SAFETY: no other thread runs yet.
+        unsafe { env::remove_var(name) };
     }
 }

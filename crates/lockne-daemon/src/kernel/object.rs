@@ -10,7 +10,7 @@ use aya::{
 };
 use lockne_abi::{
     Config, Counters, Executable, Group, GroupName, LanKey, MarkField, Member, PROCESSES_PER_PAGE,
-    Place, Policy, Renames, Resolvers, RuleBits, RuleSet, Script, Seen, User, name,
+    Place, Policy, Renames, Resolvers, RuleBits, RuleSet, Script, Seen, Unnamed, User, name,
 };
 
 use super::{Error, btf, namespace, process, sys};
@@ -31,7 +31,7 @@ const fn shape<K, V>(name: &'static str) -> Shape {
 }
 
 /// Every map that outlives the daemon; the last is written when all others are there.
-pub(super) const MAPS: [Shape; 19] = [
+pub(super) const MAPS: [Shape; 20] = [
     shape::<u32, [Member; PROCESSES_PER_PAGE as usize]>(name::PROCESSES),
     shape::<u32, u32>(name::OVERFLOW),
     shape::<u32, u32>(name::STRICT),
@@ -51,6 +51,7 @@ pub(super) const MAPS: [Shape; 19] = [
     shape::<User, RuleBits>(name::USERS),
     shape::<GroupName, Group>(name::GROUPS),
     shape::<Seen, RuleBits>(name::SEEN),
+    shape::<u32, Unnamed>(name::UNNAMED),
     shape::<u32, Config>(name::LOADED),
 ];
 
@@ -174,6 +175,11 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         dentry_parent: types.offset("dentry", "d_parent")?,
         dentry_inode: types.offset("dentry", "d_inode")?,
         dentry_name: types.offset("dentry", "d_name.name")?,
+        dentry_length: types.offset("dentry", "d_name.len")?,
+        // Renamed in Linux 6.14.
+        dentry_short_name: types
+            .offset("dentry", "d_shortname")
+            .or_else(|_| types.offset("dentry", "d_iname"))?,
         task_cred: types.offset("task_struct", "cred")?,
         cred_permitted: types.offset("cred", "cap_permitted")?,
         cred_user_ns: types.offset("cred", "user_ns")?,

@@ -8,8 +8,8 @@ use aya::{
     sys::SyscallError,
 };
 use lockne_abi::{
-    Executable, Group, GroupName, MAX_GROUP_NAME, MAX_PLACE_NAME, MAX_SCRIPT_NAME, Place, RuleBits,
-    RuleSet, Script, Seen, User, name,
+    Executable, Filter, Group, GroupName, Hash, MAX_GROUP_NAME, MAX_PLACE_NAME, MAX_SCRIPT_NAME,
+    Place, RuleBits, RuleSet, Script, Seen, UNNAMED_GROUPS, Unnamed, User, name,
 };
 
 use super::{Error, sys, take};
@@ -17,7 +17,7 @@ use super::{Error, sys, take};
 /// A whole set of rules, by what an exec is looked up by. Names are shorter than their rooms in the maps.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sheet {
-    /// What is to be known of all together.
+    /// What is to be known of all together, but for the filter.
     pub(crate) set: RuleSet,
     /// By device and inode.
     pub(crate) executables: BTreeMap<(u32, u64), RuleBits>,
@@ -31,6 +31,22 @@ pub(crate) struct Sheet {
     pub(crate) groups: BTreeMap<(u32, Vec<u8>), Group>,
 }
 
+impl Sheet {
+    fn filter(&self) -> Filter {
+        let mut filter = Filter::NONE;
+        for (device, inode) in self.executables.keys() {
+            filter.insert(Hash::of_file(*device, *inode));
+        }
+        for (device, directory, name) in self.places.keys() {
+            filter.insert(Hash::of_file(*device, *directory).of_place(name));
+        }
+        for id in self.users.keys() {
+            filter.insert(Hash::of_user(*id));
+        }
+        filter
+    }
+}
+
 /// The maps.
 pub(super) struct Maps {
     generation: Array<MapData, u32>,
@@ -41,6 +57,7 @@ pub(super) struct Maps {
     users: HashMap<MapData, User, RuleBits>,
     groups: HashMap<MapData, GroupName, Group>,
     seen: HashMap<MapData, Seen, RuleBits>,
+    unnamed: Array<MapData, Unnamed>,
 }
 
 impl Maps {
@@ -54,6 +71,7 @@ impl Maps {
             users: take(ebpf, name::USERS)?,
             groups: take(ebpf, name::GROUPS)?,
             seen: take(ebpf, name::SEEN)?,
+            unnamed: take(ebpf, name::UNNAMED)?,
         })
     }
 
@@ -128,8 +146,13 @@ impl Maps {
                 (key, *group)
             }),
         )?;
+        self.unnamed
+            .set(slot, [0; UNNAMED_GROUPS], 0)
+            .map_err(Error::map(name::UNNAMED))?;
+        let mut set = sheet.set;
+        set.filter = sheet.filter();
         self.rules
-            .set(slot, sheet.set, 0)
+            .set(slot, set, 0)
             .map_err(Error::map(name::RULES))?;
         self.generation
             .set(0, next, 0)

@@ -67,6 +67,9 @@ pub(super) fn write(rules: &[CompiledRule], fallback: Option<&Fallback>) -> Resu
         }
     }
     let set = &mut writer.sheet.set;
+    // Who asks for the root of the cgroups asks for nothing.
+    let everybody = (0..rules.len()).find(|rule| set.any.iter().all(|any| any.contains(*rule)));
+    set.everybody = everybody.map_or(0, |rule| set.policies[rule].into());
     set.words = u32::try_from(rules.len().div_ceil(64)).unwrap_or(u32::MAX);
     set.fallback = fallback.map_or(0, |it| it.policy.get().into());
     if set.looks == 0 {
@@ -174,7 +177,8 @@ impl Writer {
         let end = self.ways.end(path).ok_or_else(none)?;
         if let (Some(directory), Some(name)) = (end.parent(), end.file_name())
             && let Ok((device, inode)) = self.directory(directory)
-            && name.len() < MAX_PLACE_NAME
+            // One that fills the room could be the beginning of a longer one.
+            && name.len() + 1 < MAX_PLACE_NAME
         {
             let key = (device, inode, name.as_bytes().to_vec());
             self.sheet.places.entry(key).or_default().insert(rule);

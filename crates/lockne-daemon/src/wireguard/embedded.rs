@@ -2,25 +2,20 @@
 
 use std::{io, net::SocketAddr};
 
-use gotatun::{
-    device::{self, DeviceBuilder},
-    x25519,
-};
+use gotatun::{device, x25519};
 use ipnet::IpNet;
 use lockne_core::wgquick::{Config, PublicKey};
+use lockne_transport::{Death, Device, Keepalives, Tun};
 
 use super::{
     Error,
-    death::Death,
     peer::{Peer, PeerState},
-    tun::{Tun, TunRecv, TunSend},
-    udp::{Keepalives, Sockets},
 };
 
 /// A running WireGuard.
 pub(super) struct Embedded {
     name: String,
-    device: device::Device<(Sockets, TunSend, TunRecv)>,
+    device: Device,
     keepalives: Keepalives,
 }
 
@@ -41,18 +36,15 @@ impl Embedded {
         death: &Death,
     ) -> Result<Self, Error> {
         let Settings { name, port, .. } = settings;
-        let (send, recv) = tun.split(settings.mtu, death)?;
-        let keepalives = Keepalives::default();
-        let mut builder = DeviceBuilder::new()
-            .with_udp(Sockets::new(death, &keepalives))
-            .with_ip_pair(send, recv)
-            .with_private_key((*config.private_key.secret_bytes()).into())
-            .with_listen_port(port)
-            .with_peers(settings.peers.iter().map(device_peer));
-        if let Some(mark) = config.fwmark {
-            builder = builder.with_fwmark(mark);
-        }
-        let device = builder.build().await.map_err(|error| match error {
+        let settings = lockne_transport::Settings {
+            mtu: settings.mtu,
+            port,
+            mark: config.fwmark,
+            private_key: (*config.private_key.secret_bytes()).into(),
+            peers: settings.peers.iter().map(device_peer).collect(),
+        };
+        let (starting, keepalives) = lockne_transport::start(tun, settings, death)?;
+        let device = starting.await.map_err(|error| match error {
             device::Error::Bind(source, _) => bind_error(port, source),
             source => Error::Embedded {
                 action: "start",

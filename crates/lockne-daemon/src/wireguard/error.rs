@@ -6,6 +6,7 @@ use lockne_core::{
     tunnel::TunnelName,
     wgquick::{HookRefused, Phase},
 };
+use lockne_transport::TunError;
 
 /// Why a tunnel could not be brought up, asked or taken down. Never holds a key.
 #[derive(Debug, thiserror::Error)]
@@ -153,6 +154,24 @@ impl Error {
                 (source.kind() == io::ErrorKind::PermissionDenied).then_some(ROOT)
             }
             _ => None,
+        }
+    }
+}
+
+impl From<TunError> for Error {
+    fn from(error: TunError) -> Self {
+        match error {
+            TunError::Open { source } => Self::OpenTun { source },
+            TunError::Busy { name } => Self::Busy { name },
+            TunError::Refused {
+                action,
+                name,
+                source,
+            } => Self::Tun {
+                action,
+                name,
+                source,
+            },
         }
     }
 }

@@ -3,7 +3,7 @@
 //! An interface of ours has an alias that says so: that is all that tells a leftover of a dead
 //! daemon from somebody else's interface.
 
-use std::{io, net::IpAddr};
+use std::{fs, io, net::IpAddr};
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
@@ -21,6 +21,8 @@ use rtnetlink::{
 use super::Error;
 
 const ALIAS: &str = "lockne tunnel";
+/// Whether this machine, as a router, tells others of shorter ways.
+const SEND_REDIRECTS: &str = "/proc/sys/net/ipv4/conf/all/send_redirects";
 
 /// A way to see and change interfaces.
 pub(super) struct Links {
@@ -122,8 +124,13 @@ impl Links {
             self.add_address(link, *address).await?;
         }
         self.remove_other_addresses(link, addresses).await?;
+        let redirects = fs::read(SEND_REDIRECTS).ok();
         let message = LinkUnspec::new_with_index(link.index).up().build();
-        self.set(link, "turn on", message).await
+        self.set(link, "turn on", message).await?;
+        if let Some(before) = redirects {
+            give_back(&before);
+        }
+        Ok(())
     }
 
     /// Removes the interface.
@@ -248,5 +255,15 @@ fn refused(action: &'static str, name: &str, error: rtnetlink::Error) -> Error {
         action,
         name: name.to_owned(),
         source,
+    }
+}
+
+/// The kernel's WireGuard turns it off for every device when one of its own is turned on, and leaves it so when that
+/// is gone.
+fn give_back(before: &[u8]) {
+    if fs::read(SEND_REDIRECTS).is_ok_and(|now| now != before)
+        && let Err(error) = fs::write(SEND_REDIRECTS, before)
+    {
+        tracing::warn!(%error, path = SEND_REDIRECTS, "cannot write what was there before");
     }
 }

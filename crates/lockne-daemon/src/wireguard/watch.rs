@@ -2,16 +2,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io,
     sync::{Mutex, PoisonError, Weak},
     time::Duration,
 };
 
 use lockne_core::{api::PeerStatus, wgquick::PublicKey};
+use lockne_transport::Death;
 
 use super::{
     Device, Error, SESSION_LIFE,
-    death::Death,
     peer::{Named, PeerState},
     resolve,
 };
@@ -79,7 +78,7 @@ impl Watched {
         if let Err(Error::Link { source, .. }) = self.peers().await
             && source.raw_os_error() == Some(libc::ENODEV)
         {
-            self.death.fatal(io::Error::from_raw_os_error(libc::ENODEV));
+            self.death.tell(libc::ENODEV);
         }
     }
 

@@ -41,6 +41,8 @@ pub(crate) const CONFIG: Config = Config {
     dentry_parent: 8,
     dentry_inode: 16,
     dentry_name: 24,
+    dentry_length: 32,
+    dentry_short_name: 40,
     task_cred: 8,
     cred_permitted: 16,
     cred_user_ns: 24,

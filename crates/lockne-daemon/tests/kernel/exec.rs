@@ -58,14 +58,14 @@ tests! {
 }
 
 /// Rules in a world of their own, and a directory for programs.
-struct Stage {
+pub(crate) struct Stage {
     installed: Installed,
     dir: TempDir,
     world: World,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut world = World::new();
         for number in [7, 8, 9] {
             world.policy(number, Policy::BLOCK);
@@ -79,18 +79,18 @@ impl Stage {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().canonicalize().unwrap().join(name)
     }
 
     /// A copy of this program.
-    fn copy(&self, name: &str) -> PathBuf {
+    pub(crate) fn copy(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         copy_to(&path);
         path
     }
 
-    fn apply(&mut self, rules: &[CompiledRule]) -> Outcome {
+    pub(crate) fn apply(&mut self, rules: &[CompiledRule]) -> Outcome {
         self.installed
             .apply(self.world.kernel(), rules, None)
             .unwrap()
@@ -101,7 +101,7 @@ fn copy_to(path: &Path) {
     program::copy(&env::current_exe().unwrap(), path).unwrap();
 }
 
-fn rule(name: &str, policy: u8, matches: Match) -> CompiledRule {
+pub(crate) fn rule(name: &str, policy: u8, matches: Match) -> CompiledRule {
     CompiledRule {
         rule: Rule {
             name: name.parse().unwrap(),
@@ -113,7 +113,7 @@ fn rule(name: &str, policy: u8, matches: Match) -> CompiledRule {
     }
 }
 
-fn exe(path: &Path) -> Match {
+pub(crate) fn exe(path: &Path) -> Match {
     Match {
         exe: Some(path.to_owned()),
         ..Match::default()
@@ -121,7 +121,7 @@ fn exe(path: &Path) -> Match {
 }
 
 /// The mark of a socket that `program` makes.
-fn mark_of(program: &Path) -> String {
+pub(crate) fn mark_of(program: &Path) -> String {
     marked(&mut Command::new(program))
 }
 
@@ -386,10 +386,10 @@ fn every_condition_must_hold() {
 }
 
 /// The hierarchy of cgroups, where only this test sees it. Made before the stage: it mounts, too.
-struct Groups(TempDir);
+pub(crate) struct Groups(TempDir);
 
 impl Groups {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         own_mounts();
         let dir = tempfile::tempdir().unwrap();
         let flags = rustix::mount::MountFlags::empty();
@@ -397,7 +397,7 @@ impl Groups {
         Self(dir)
     }
 
-    fn make(&self, path: &str) -> Group {
+    pub(crate) fn make(&self, path: &str) -> Group {
         let path = self.0.path().join(path);
         fs::create_dir(&path).unwrap();
         Group(path)
@@ -420,10 +420,10 @@ fn own_mounts() {
 }
 
 /// A cgroup of this test, removed at the end.
-struct Group(PathBuf);
+pub(crate) struct Group(PathBuf);
 
 impl Group {
-    fn name() -> String {
+    pub(crate) fn name() -> String {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -431,7 +431,7 @@ impl Group {
     }
 
     /// What `program` gets that is started in it.
-    fn mark_of(&self, program: &Path) -> String {
+    pub(crate) fn mark_of(&self, program: &Path) -> String {
         let script = format!(
             "echo 0 > '{}/cgroup.procs'; exec \"$0\" \"$@\"",
             self.0.display()

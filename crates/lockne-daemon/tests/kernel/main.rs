@@ -12,6 +12,7 @@
 mod crowd;
 mod exec;
 mod family;
+mod filter;
 mod guard;
 mod lifetime;
 mod mark;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         ("remark", remark::TESTS),
         ("family", family::TESTS),
         ("exec", exec::TESTS),
+        ("filter", filter::TESTS),
         ("guard", guard::TESTS),
         ("stamp", stamp::TESTS),
         ("lifetime", lifetime::TESTS),

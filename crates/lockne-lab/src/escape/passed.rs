@@ -1,7 +1,7 @@
 //! Sockets that somebody else made, or that were there before the policy.
 
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Write},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -237,14 +237,13 @@ impl Attempt<'_> {
     }
 
     fn taken(&self, kind: Kind) -> Result<Socket> {
-        let mut stream = self.ask(kind)?;
+        let stream = self.ask(kind)?;
         // The byte that the socket came with stays here; behind it stands where the original is.
         let handed = crate::probe::receive_fd(&stream).call("recvmsg")?;
         drop(handed);
-        let mut line = [0; 32];
-        let length = stream.read(&mut line).call("read")?;
-        let text = String::from_utf8_lossy(&line[..length]);
-        let mut words = text.split_ascii_whitespace();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).call("read")?;
+        let mut words = line.split_ascii_whitespace();
         let mut number = || -> Result<libc::c_int> {
             let number = words.next().and_then(|word| word.parse().ok());
             number.ok_or(ErrorKind::InvalidData).call("read")

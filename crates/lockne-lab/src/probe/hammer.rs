@@ -1,8 +1,14 @@
 //! Sends by every way that needs no answer, again and again.
 
-use std::{collections::VecDeque, io, net::SocketAddr, os::fd::AsFd};
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
 
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{SockAddr, Socket};
 
 use super::{
@@ -13,8 +19,12 @@ use super::{
 
 /// How many TCP connections are open at a time: a handshake needs a moment on a busy machine.
 const CONNECTIONS: usize = 300;
-/// Milliseconds between two rounds, so that nobody's queue overflows.
-const PAUSE: u16 = 10;
+/// At least so long between two rounds, so that nobody's queue overflows.
+const PAUSE: Duration = Duration::from_millis(10);
+/// At most.
+const LONG_PAUSE: Duration = Duration::from_millis(250);
+/// A round is such a part of its pause: where sending is slow, so are those that carry it.
+const PART: u32 = 10;
 
 /// Hammers until standard input has something, or ends.
 pub(super) fn hammer(probe: &Probe) -> Outcome {
@@ -27,6 +37,7 @@ pub(super) fn hammer(probe: &Probe) -> Outcome {
     };
     let (mut sent, mut refused, mut is_first) = (0, 0, true);
     loop {
+        let start = Instant::now();
         for result in hammer.round() {
             match result {
                 Ok(()) => sent += 1,
@@ -38,7 +49,9 @@ pub(super) fn hammer(probe: &Probe) -> Outcome {
         }
         let stdin = io::stdin();
         let mut stop = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut stop, PAUSE).is_ok_and(|ready| ready > 0) {
+        let pause = (start.elapsed() * PART).clamp(PAUSE, LONG_PAUSE);
+        let pause = PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO);
+        if poll(&mut stop, pause).is_ok_and(|ready| ready > 0) {
             return Outcome::Sent { sent, refused };
         }
     }

@@ -22,7 +22,7 @@ use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 use crate::{
     bpf::{self, Empty, Hook, Pair},
     figure::{Figure, median},
-    place::{Daemon, Place, TUNNEL},
+    place::{Daemon, Place, Rules, TRUE, TUNNEL},
     scale, watch,
 };
 
@@ -76,10 +76,10 @@ impl Work {
 /// What is measured: index in `HOOKS`, fewest runs, nanoseconds it may cost, and the name.
 pub(crate) type Case = (usize, usize, Option<f64>, &'static str);
 
-/// How many rules there are, the work, and what is measured of it.
-const CASES: [(usize, Work, &[Case]); 18] = [
+/// The rules, the work, and what is measured of it.
+const CASES: [(Rules, Work, &[Case]); 20] = [
     (
-        0,
+        Rules::Files(0),
         Work::SEND,
         &[
             (0, PACKETS, Some(8.0), "guard_egress, policed packet"),
@@ -88,7 +88,7 @@ const CASES: [(usize, Work, &[Case]); 18] = [
         ],
     ),
     (
-        0,
+        Rules::Files(0),
         Work::Receive,
         &[
             (0, PACKETS, Some(2.0), "guard_egress, other packet"),
@@ -97,47 +97,47 @@ const CASES: [(usize, Work, &[Case]); 18] = [
         ],
     ),
     (
-        0,
+        Rules::Files(0),
         Work::Policed("sockets"),
         &[(2, SOCKETS, Some(200.0), "mark_socket, policed process")],
     ),
     (
-        0,
+        Rules::Files(0),
         Work::Free("sockets"),
         &[(2, SOCKETS, Some(200.0), "mark_socket, other process")],
     ),
     (
-        0,
+        Rules::Files(0),
         Work::Policed("connects"),
         &[(6, CALLS, Some(300.0), "connect4, policed process")],
     ),
     (
-        0,
+        Rules::Files(0),
         Work::Free("connects"),
         &[(6, CALLS, Some(300.0), "connect4, other process")],
     ),
     (
-        0,
+        Rules::Files(0),
         Work::Free("receives"),
         &[(8, CALLS, Some(300.0), "recvmsg4, other process")],
     ),
     (
-        0,
+        Rules::Files(0),
         Work::Free("names"),
         &[(9, CALLS, Some(300.0), "getpeername4, other process")],
     ),
     (
-        0,
+        Rules::Files(0),
         Work::Free("options"),
         &[(10, CALLS, Some(300.0), "keep_mark, other process")],
     ),
     (
-        0,
+        Rules::Files(0),
         Work::Free("local"),
         &[(11, CALLS, Some(300.0), "connect_unix, other process")],
     ),
     (
-        0,
+        Rules::Files(0),
         Work::Policed("processes"),
         &[
             (3, PROCESSES, None, "follow_fork, policed process"),
@@ -145,7 +145,7 @@ const CASES: [(usize, Work, &[Case]); 18] = [
         ],
     ),
     (
-        0,
+        Rules::Files(0),
         Work::Free("processes"),
         &[
             (3, PROCESSES, None, "follow_fork, other process"),
@@ -154,34 +154,49 @@ const CASES: [(usize, Work, &[Case]); 18] = [
         ],
     ),
     (
-        10,
+        Rules::Files(10),
         Work::Free("processes"),
         &[(5, PROCESSES, Some(300.0), "decide_exec, 10 rules")],
     ),
     (
-        1000,
+        Rules::Files(1000),
         Work::Free("processes"),
         &[(5, PROCESSES, Some(300.0), "decide_exec, 1000 rules")],
     ),
     (
-        1000,
+        Rules::Mixed(1000),
+        Work::Free("processes"),
+        &[(5, PROCESSES, Some(300.0), "decide_exec, 1000 mixed rules")],
+    ),
+    (
+        Rules::Named(1000),
+        Work::Free("processes"),
+        &[(
+            5,
+            PROCESSES,
+            Some(300.0),
+            "decide_exec, named by the last of 1000",
+        )],
+    ),
+    (
+        Rules::Files(1000),
         Work::Policed("sockets"),
         &[(2, SOCKETS, Some(200.0), "mark_socket, policed, 1000 rules")],
     ),
     // Rules, which no packet may notice.
     (
-        1000,
+        Rules::Files(1000),
         Work::SEND,
         &[(0, PACKETS, Some(8.0), "guard_egress, policed, 1000 rules")],
     ),
     // Last: once such a program has made a socket, the guard stays strict.
     (
-        1000,
+        Rules::Files(1000),
         Work::Policed("send-as-root"),
         &[(0, PACKETS, None, "strict guard_egress, policed packet")],
     ),
     (
-        1000,
+        Rules::Files(1000),
         Work::Receive,
         &[(0, PACKETS, None, "strict guard_egress, other packet")],
     ),
@@ -193,23 +208,32 @@ fn programs(place: &Place) -> Result<Vec<OwnedFd>> {
     pins.map(|pin| bpf::program_of_link(&pin)).collect()
 }
 
-/// Measures all of them.
-pub(crate) fn measure(place: &Place, rounds: usize) -> Result<Vec<Figure>> {
+/// Measures those that have `only` in their names.
+pub(crate) fn measure(place: &Place, rounds: usize, only: &str) -> Result<Vec<Figure>> {
     let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime)?;
-    let cases = CASES.iter().flat_map(|(_, _, cases)| *cases);
+    let wanted = |cases: &[Case]| -> Vec<Case> {
+        let wanted = cases.iter().filter(|(.., name)| name.contains(only));
+        wanted.copied().collect()
+    };
+    let mut cases = CASES
+        .map(|(rules, work, cases)| (rules, work, wanted(cases)))
+        .to_vec();
+    cases.retain(|(_, _, cases)| !cases.is_empty());
     let mut figures: Vec<_> = cases
+        .iter()
+        .flat_map(|(_, _, cases)| cases)
         .map(|&(_, _, goal, name)| Figure::new(name, "ns", goal))
         .collect();
     for round in 0..rounds {
         let bench = Bench::start(place, round)?;
         let mut figure = figures.iter_mut();
-        let mut in_force = 0;
-        for (rules, work, cases) in CASES {
-            if rules != in_force {
-                bench.daemon.rules(rules)?;
-                in_force = rules;
+        let mut in_force = Rules::Files(0);
+        for (rules, work, cases) in &cases {
+            if *rules != in_force {
+                bench.daemon.rules(*rules)?;
+                in_force = *rules;
             }
-            let medians = bench.medians(work, cases)?;
+            let medians = bench.medians(*work, cases)?;
             for (median, figure) in medians.into_iter().zip(figure.by_ref()) {
                 figure.add(round, median);
             }
@@ -364,12 +388,8 @@ pub(crate) fn child(work: &str) -> Result<()> {
         }
         "hold-sockets" | "hold-processes" => scale::hold(work),
         watch::CHILD_WORK => watch::send_from_many(),
-        "processes" => (0..PROCESSES).try_for_each(|_| {
-            Command::new("true")
-                .status()
-                .map(drop)
-                .context("no process")
-        }),
+        "processes" => (0..PROCESSES)
+            .try_for_each(|_| Command::new(TRUE).status().map(drop).context("no process")),
         _ => bail!("unknown work `{work}`"),
     }
 }

@@ -1,7 +1,8 @@
 //! What lockne costs, against what it may cost: `cargo bench --package lockne --bench cost`.
 //!
 //! Needs root. `-- --json FILE` keeps the figures, `--rounds N` takes more or less time, `--lockne FILE` measures
-//! another build, `--watching` only what it costs to watch; see `docs/benchmarks.md`.
+//! another build, `--watching` only what it costs to watch, `--hook NAME` only lines with that in them of what
+//! each program costs; see `docs/benchmarks.md`.
 
 #![allow(clippy::print_stdout, reason = "the table")]
 
@@ -17,7 +18,7 @@ use std::{env, fs, process::Stdio, time::Instant};
 use anyhow::{Context as _, Result};
 use figure::Figure;
 use lockne_lab::Namespace;
-use place::Place;
+use place::{Place, Rules};
 use serde_json::json;
 
 const PAIRS: usize = 200;
@@ -42,9 +43,22 @@ fn main() -> Result<()> {
 
     let place = Place::new(after("--lockne"))?;
     let rounds = after("--rounds").map_or(Ok(hook::ROUNDS), |text| text.parse())?;
-    let mut figures = watch::measure(&place, rounds)?;
+    let only = after("--hook");
+    let mut figures = Vec::new();
+    if only.is_none() {
+        figures.extend(watch::measure(&place, rounds)?);
+    }
     if !arguments.iter().any(|argument| argument == "--watching") {
-        figures.extend(hook::measure(&place, rounds)?);
+        figures.extend(hook::measure(
+            &place,
+            rounds,
+            only.map_or("", String::as_str),
+        )?);
+    }
+    if arguments
+        .iter()
+        .all(|argument| argument != "--watching" && argument != "--hook")
+    {
         figures.extend(scale::measure(&place, rounds)?);
         let daemon = place.daemon()?;
         figures.push(apply(&daemon, rounds)?);
@@ -77,8 +91,8 @@ fn main() -> Result<()> {
 fn apply(daemon: &place::Daemon<'_>, rounds: usize) -> Result<Figure> {
     let mut figure = Figure::new("1000 rules applied", "ms", Some(50.0));
     for _ in 0..rounds {
-        figure.values.push(daemon.rules(1000)?);
-        daemon.rules(0)?;
+        figure.values.push(daemon.rules(Rules::Files(1000))?);
+        daemon.rules(Rules::Files(0))?;
     }
     Ok(figure)
 }

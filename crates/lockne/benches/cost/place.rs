@@ -15,6 +15,9 @@ use anyhow::{Context as _, Result, ensure};
 use lockne_lab::{Internet, internet::ReversePathFilter, link::Link};
 use tempfile::TempDir;
 
+/// A program that ends at once.
+pub(crate) const TRUE: &str = "/usr/bin/true";
+
 /// The device of the tunnel that packets are sent through.
 pub(crate) const TUNNEL: &str = "corp0";
 
@@ -73,7 +76,7 @@ impl Place {
 
     /// Starts a daemon without rules, and waits until it serves.
     pub(crate) fn daemon(&self) -> Result<Daemon<'_>> {
-        self.write_rules(0)?;
+        self.write_rules(Rules::Files(0))?;
         let mut command = self.lockne(&["daemon", "--config"]);
         let mut child = command.arg(self.config()).stderr(Stdio::piped()).spawn()?;
         let said = BufReader::new(child.stderr.take().context("it has a stderr")?);
@@ -103,19 +106,28 @@ impl Place {
         self.dir.path().join("lockne.toml")
     }
 
-    /// Puts so many rules into the configuration, none of them for a program that runs here.
-    fn write_rules(&self, count: usize) -> Result<()> {
+    /// Puts so many rules into the configuration.
+    fn write_rules(&self, rules: Rules) -> Result<()> {
         let mut text = String::new();
-        for i in 0..count {
-            let program = self.dir.path().join(format!("program-{i}"));
-            if !program.exists() {
-                fs::write(&program, "")?;
-            }
-            let program = program.display();
-            writeln!(
-                text,
-                "[[rule]]\nname = \"r{i}\"\nexe = \"{program}\"\nvia = \"direct\""
-            )?;
+        for i in 0..rules.count() {
+            let file = || -> Result<_> {
+                let program = self.dir.path().join(format!("program-{i}"));
+                if !program.exists() {
+                    fs::write(&program, "")?;
+                }
+                Ok(format!("exe = \"{}\"", program.display()))
+            };
+            let asks = match rules {
+                Rules::Named(count) if i == count - 1 => format!("exe = {TRUE:?}"),
+                Rules::Mixed(_) if i % 4 == 1 => format!("user = {}", 100_000 + i),
+                Rules::Mixed(_) if i % 4 == 2 => format!("unit = \"unit-{i}.service\""),
+                Rules::Mixed(_) if i % 4 == 3 => {
+                    let id = 100_000 + i;
+                    format!("cgroup = \"/user.slice/user-{id}.slice\"\nuser = {id}")
+                }
+                _ => file()?,
+            };
+            writeln!(text, "[[rule]]\nname = \"r{i}\"\n{asks}\nvia = \"direct\"")?;
         }
         let next = self.config().with_extension("next");
         fs::write(&next, text)?;
@@ -131,6 +143,25 @@ impl Place {
     }
 }
 
+/// How many rules there are, and what they ask for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rules {
+    /// For files that nobody executes.
+    Files(usize),
+    /// A quarter for files; the others for users, units, or for both. No program here is meant.
+    Mixed(usize),
+    /// As [`Files`](Self::Files), but the last one is for `true`.
+    Named(usize),
+}
+
+impl Rules {
+    fn count(self) -> usize {
+        match self {
+            Self::Files(count) | Self::Mixed(count) | Self::Named(count) => count,
+        }
+    }
+}
+
 /// A daemon; everything of it goes when it is dropped.
 pub(crate) struct Daemon<'a> {
     child: Child,
@@ -139,12 +170,13 @@ pub(crate) struct Daemon<'a> {
 }
 
 impl Daemon<'_> {
-    /// Changes the configuration to so many rules, and waits until they are in force. Returns how long the daemon
+    /// Changes the configuration to these rules, and waits until they are in force. Returns how long the daemon
     /// took for that, in milliseconds: from reading the files to having looked at every program that runs.
-    pub(crate) fn rules(&self, count: usize) -> Result<f64> {
+    pub(crate) fn rules(&self, rules: Rules) -> Result<f64> {
         self.heard.try_iter().for_each(drop);
-        self.place.write_rules(count)?;
+        self.place.write_rules(rules)?;
         let deadline = Instant::now() + PATIENCE;
+        let count = rules.count();
         let in_force = format!("in force rules={count} ");
         let line = loop {
             let patience = deadline.saturating_duration_since(Instant::now());

@@ -2,12 +2,12 @@
 
 use std::{
     env,
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, UdpSocket},
+    io::{BufRead as _, BufReader},
     process::{Child, ChildStdin, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use lockne_lab::hold::{self, Thing};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::{
@@ -17,13 +17,18 @@ use crate::{
 };
 
 /// What a policed process holds meanwhile, how many of them, and the name of that.
-const HELD: [(&str, usize, &str); 6] = [
+const HELD: [(&str, usize, &str); 7] = [
     ("hold-sockets", 10, "guard_egress, policed, 10 sockets"),
     ("hold-sockets", 1000, "guard_egress, policed, 1000 sockets"),
     (
         "hold-sockets",
         10_000,
         "guard_egress, policed, 10000 sockets",
+    ),
+    (
+        "hold-sockets",
+        100_000,
+        "guard_egress, policed, 100000 sockets",
     ),
     ("hold-processes", 10, "guard_egress, policed, 10 processes"),
     (
@@ -101,56 +106,13 @@ pub(crate) fn count() -> Result<usize> {
     Ok(count)
 }
 
-/// For a process that does nothing.
-const STACK: usize = 4096;
-
-#[derive(Clone)]
-#[repr(align(16))]
-struct Stack(#[expect(dead_code, reason = "only the kernel uses it")] [u8; STACK]);
-
-/// All that such a process does; it ends with its parent.
-extern "C" fn wait(_: *mut libc::c_void) -> libc::c_int {
-    // SAFETY: two system calls that touch no memory.
-    unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        loop {
-            libc::pause();
-        }
-    }
-}
-
 /// Holds things in this process until its input ends.
 pub(crate) fn hold(what: &str) -> Result<()> {
-    let count = count()?;
-    let mut sockets = Vec::new();
-    let mut processes = Vec::new();
-    let mut stacks = Vec::new();
-    if what == "hold-sockets" {
-        for _ in 0..count {
-            sockets.push(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?);
-        }
+    let thing = if what == "hold-sockets" {
+        Thing::Sockets
     } else {
-        // They share their memory: copies of it would take minutes to end, one behind the other.
-        stacks.resize(count, Stack([0; STACK]));
-        for stack in &mut stacks {
-            let top = (&raw mut *stack).wrapping_add(1).cast();
-            let flags = libc::CLONE_VM | libc::SIGCHLD;
-            // SAFETY: each has a stack of its own, which lives for longer, and touches nothing else.
-            let pid = unsafe { libc::clone(wait, top, flags, std::ptr::null_mut()) };
-            ensure!(pid > 0, "cannot clone: {}", io::Error::last_os_error());
-            processes.push(pid);
-        }
-    }
-    io::stdout().write_all(b"ready\n")?;
-    io::stdin().read_to_end(&mut Vec::new())?;
-    // All of them, before anybody is waited for.
-    for pid in &processes {
-        // SAFETY: a child of this process, which nobody has waited for.
-        unsafe { libc::kill(*pid, libc::SIGKILL) };
-    }
-    for pid in processes {
-        // SAFETY: as above.
-        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
-    }
-    Ok(())
+        Thing::Processes
+    };
+    let count = env::var(COUNT)?.parse()?;
+    hold::until_end_of_input(thing, count).with_context(|| format!("cannot hold {count} of them"))
 }

@@ -1,12 +1,20 @@
 //! What is measured on each way.
 
-use std::{fs, process::Command, time::Instant};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::{scene::Open, way::Way};
 use crate::kernels::run_command as run;
+
+/// How often iperf3 is asked, until there is a figure.
+const TRIES: u32 = 10;
 
 /// A figure of a way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,19 +92,6 @@ impl Measure {
             ratio <= goal
         }
     }
-
-    /// How a way has to stand to what it is compared with, if that was asked for.
-    pub(crate) fn goal(self, way: Way) -> Option<f64> {
-        match (way, self) {
-            (Way::Free | Way::Via, Self::Tcp | Self::TcpBack | Self::Udp | Self::Connections) => {
-                Some(0.98)
-            }
-            (Way::Free | Way::Via, Self::Median) => Some(1.02),
-            (Way::Embedded, Self::Tcp | Self::TcpBack) => Some(1.2),
-            (Way::Embedded, Self::Cpu | Self::CpuBack | Self::Median) => Some(1.0),
-            _ => None,
-        }
-    }
 }
 
 /// For how long each load runs, in seconds.
@@ -116,9 +111,7 @@ pub(crate) fn measure(open: &Open<'_>, way: Way, length: Length) -> Result<Vec<(
         (true, Measure::TcpBack, Measure::CpuBack),
     ] {
         let mut iperf3 = open.iperf3(is_back);
-        let before = busy()?;
-        let rate = received(iperf3.args(["-t", &length.stream.to_string()]))?;
-        let used = busy()? - before;
+        let (rate, used) = received(iperf3.args(["-t", &length.stream.to_string()]))?;
         let gigabits = rate * f64::from(length.stream) / 1e3;
         figures.push((speed, rate));
         figures.push((cpu, used * 1e3 / gigabits));
@@ -160,11 +153,23 @@ fn json(command: &mut Command) -> Result<Value> {
     Ok(serde_json::from_str(&run(command)?)?)
 }
 
-/// What arrived, in Mbit/s.
-fn received(iperf3: &mut Command) -> Result<f64> {
-    let answer = json(iperf3)?;
-    let rate = answer["end"]["sum_received"]["bits_per_second"].as_f64();
-    Ok(rate.context("iperf3 says no rate")? / 1e6)
+/// What arrived, in Mbit/s, and the seconds for which CPUs were busy with it. The server can still be busy with whoever came before.
+fn received(iperf3: &mut Command) -> Result<(f64, f64)> {
+    let mut tries = 0;
+    loop {
+        // It fails with its reason where the figures would be.
+        let before = busy()?;
+        let output = iperf3.output()?;
+        let used = busy()? - before;
+        let answer: Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        if let Some(rate) = answer["end"]["sum_received"]["bits_per_second"].as_f64() {
+            return Ok((rate / 1e6, used));
+        }
+        tries += 1;
+        ensure!(tries < TRIES, "iperf3 says: {}", answer["error"]);
+        thread::sleep(Duration::from_millis(300));
+    }
 }
 
 /// For how many seconds all CPUs together were busy, whoever with.

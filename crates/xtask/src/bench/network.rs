@@ -3,12 +3,13 @@
 use std::{
     ffi::OsStr,
     fs,
+    io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::kernels::run_command as run;
 
@@ -111,6 +112,36 @@ impl Drop for Background {
             }
             thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+/// A process that holds things until its input ends, and has said that it does.
+pub(crate) struct Holder {
+    child: Child,
+}
+
+impl Holder {
+    /// Starts it, and waits until it is ready.
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
+        let mut holder = Self { child };
+        let output = holder.child.stdout.take().context("no output")?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        ensure!(line == "ready\n", "{command:?} cannot hold so many");
+        Ok(holder)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
     }
 }
 

@@ -6,20 +6,28 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::{
+    load::Load,
     measure::Measure,
-    result::{Figures, Spread},
+    result::{Figures, Spread, Subject},
     way::Way,
 };
 
-/// Writes `bench.md` into `out`.
-pub(crate) fn write(out: &Path, result: &Value, figures: &Figures) -> Result<()> {
+/// Writes `bench.md` into `out`, and the plots that are on it.
+pub(crate) fn write(
+    out: &Path,
+    result: &Value,
+    ways: &Figures<Way>,
+    loads: &Figures<Load>,
+    cost: Option<&Value>,
+) -> Result<()> {
     let mut page = String::from("# Benchmarks\n\n");
     writeln!(
         page,
-        "Written by `{}` in {} s: {} rounds, one way after the other in each. {}, {} CPUs, Linux {}; load before: {}.\n",
+        "Written by `{}` in {} s: {} rounds of ways, {} of loads, one after the other in each. {}, {} CPUs, Linux {}; load before: {}.\n",
         text(&result["command"]),
         result["seconds"],
         result["rounds"],
+        result["load_rounds"],
         text(&result["cpu"]),
         result["cpus"],
         text(&result["kernel"]),
@@ -29,23 +37,71 @@ pub(crate) fn write(out: &Path, result: &Value, figures: &Figures) -> Result<()>
         let (way, why) = (text(&left_out["way"]), text(&left_out["why"]));
         writeln!(page, "Left out: {way}; {}.\n", why.replace('\n', " "))?;
     }
-    for (title, ways) in [("Paths", &Way::PATHS[..]), ("Tunnels", &Way::TUNNELS[..])] {
-        if figures.spread(ways[0], Measure::Tcp).is_none() {
-            continue;
-        }
-        let plot = format!("bench-{}.svg", title.to_lowercase());
-        super::plot::draw(&out.join(&plot), figures, ways)?;
-        writeln!(page, "## {title}\n\n![{title}]({plot})\n")?;
-        let known = |&measure: &Measure| figures.knows(ways, measure);
-        for measure in Measure::ALL.into_iter().filter(known) {
-            table(&mut page, figures, measure, ways)?;
-        }
+    section(&mut page, out, "Paths", ways, &Way::PATHS)?;
+    section(&mut page, out, "Tunnels", ways, &Way::TUNNELS)?;
+    section(&mut page, out, "Loads", loads, &Load::ALL)?;
+    if let Some(cost) = cost {
+        statistics(&mut page, cost)?;
     }
     fs::write(out.join("bench.md"), page)?;
     Ok(())
 }
 
-fn table(page: &mut String, figures: &Figures, measure: Measure, ways: &[Way]) -> Result<()> {
+fn section<S: Subject>(
+    page: &mut String,
+    out: &Path,
+    title: &str,
+    figures: &Figures<S>,
+    subjects: &[S],
+) -> Result<()> {
+    if figures.spread(subjects[0], Measure::Tcp).is_none() {
+        return Ok(());
+    }
+    let plot = format!("bench-{}.svg", title.to_lowercase());
+    super::plot::draw(&out.join(&plot), figures, subjects)?;
+    writeln!(page, "## {title}\n\n![{title}]({plot})\n")?;
+    let known = |&measure: &Measure| figures.knows(subjects, measure);
+    for measure in Measure::ALL.into_iter().filter(known) {
+        table(page, figures, measure, subjects)?;
+    }
+    Ok(())
+}
+
+/// What the kernel itself says of lockne's programs, as `cargo bench --bench cost` has written it.
+fn statistics(page: &mut String, cost: &Value) -> Result<()> {
+    writeln!(
+        page,
+        "## By the kernel's statistics\n\n| | median | least to most | goal |\n|---|---|---|---|"
+    )?;
+    for figure in cost["figures"].as_array().into_iter().flatten() {
+        let number = |field: &str| figure[field].as_f64().map_or_else(String::new, short);
+        let met = match figure["met"].as_bool() {
+            Some(true) => "met",
+            Some(false) => "**missed**",
+            None => "",
+        };
+        writeln!(
+            page,
+            "| {}, {} | {} | {} to {} | {} |",
+            text(&figure["name"]),
+            text(&figure["unit"]),
+            number("median"),
+            number("min"),
+            number("max"),
+            figure["goal"]
+                .as_f64()
+                .map_or_else(String::new, |goal| format!("≤ {goal}: {met}")),
+        )?;
+    }
+    Ok(())
+}
+
+fn table<S: Subject>(
+    page: &mut String,
+    figures: &Figures<S>,
+    measure: Measure,
+    subjects: &[S],
+) -> Result<()> {
     writeln!(
         page,
         "| {}, {} | median | least to most | ratio | least to most | goal |",
@@ -53,12 +109,12 @@ fn table(page: &mut String, figures: &Figures, measure: Measure, ways: &[Way]) -
         measure.unit()
     )?;
     writeln!(page, "|---|---|---|---|---|---|")?;
-    for &way in ways {
-        let Some(value) = figures.spread(way, measure) else {
+    for &subject in subjects {
+        let Some(value) = figures.spread(subject, measure) else {
             continue;
         };
-        let ratio = figures.ratio(way, ways[0], measure);
-        let goal = measure.goal(way).zip(ratio).map(|(goal, ratio)| {
+        let ratio = figures.ratio(subject, subjects[0], measure);
+        let goal = subject.goal(measure).zip(ratio).map(|(goal, ratio)| {
             let sign = if measure.is_more_better() {
                 "≥"
             } else {
@@ -75,7 +131,7 @@ fn table(page: &mut String, figures: &Figures, measure: Measure, ways: &[Way]) -
         write!(
             page,
             "| {} | {} | {} to {} ",
-            way.title(),
+            subject.title(),
             short(median),
             short(min),
             short(max)

@@ -4,11 +4,34 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{measure::Measure, way::Way};
+use super::measure::Measure;
 
-/// The figures of all rounds: of each way and measure one per round.
-#[derive(Default)]
-pub(crate) struct Figures(BTreeMap<(Way, Measure), BTreeMap<u32, f64>>);
+/// What is measured: a way, or a way under a load.
+pub(crate) trait Subject: Copy + Ord {
+    /// Its key in the results.
+    fn key(self) -> String;
+
+    /// What it is, in words.
+    fn title(self) -> String;
+
+    /// What it is compared with.
+    fn base(self) -> Self;
+
+    /// Whether it is one of lockne's.
+    fn is_ours(self) -> bool;
+
+    /// How it has to stand to what it is compared with, if that was asked for.
+    fn goal(self, measure: Measure) -> Option<f64>;
+}
+
+/// The figures of all rounds: of each subject and measure one per round.
+pub(crate) struct Figures<S>(BTreeMap<(S, Measure), BTreeMap<u32, f64>>);
+
+impl<S> Default for Figures<S> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
 
 /// A middle with the least and the most.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,29 +51,36 @@ impl Spread {
     }
 }
 
-impl Figures {
+impl<S: Subject> Figures<S> {
     /// Adds what a round measured.
-    pub(crate) fn add(&mut self, round: u32, way: Way, measure: Measure, value: f64) {
+    pub(crate) fn add(&mut self, round: u32, subject: S, measure: Measure, value: f64) {
         self.0
-            .entry((way, measure))
+            .entry((subject, measure))
             .or_default()
             .insert(round, value);
     }
 
+    /// How many rounds there were.
+    pub(crate) fn rounds(&self) -> usize {
+        self.0.values().map(BTreeMap::len).max().unwrap_or(0)
+    }
+
     /// What was measured over all rounds.
-    pub(crate) fn spread(&self, way: Way, measure: Measure) -> Option<Spread> {
-        let rounds = self.0.get(&(way, measure))?;
+    pub(crate) fn spread(&self, subject: S, measure: Measure) -> Option<Spread> {
+        let rounds = self.0.get(&(subject, measure))?;
         Spread::of(&rounds.values().copied().collect::<Vec<_>>())
     }
 
-    /// Whether something was measured on one of these ways.
-    pub(crate) fn knows(&self, ways: &[Way], measure: Measure) -> bool {
-        ways.iter().any(|&way| self.spread(way, measure).is_some())
+    /// Whether something was measured of one of these.
+    pub(crate) fn knows(&self, subjects: &[S], measure: Measure) -> bool {
+        subjects
+            .iter()
+            .any(|&subject| self.spread(subject, measure).is_some())
     }
 
-    /// How a way stands to another, round by round: what disturbs a round disturbs both.
-    pub(crate) fn ratio(&self, way: Way, to: Way, measure: Measure) -> Option<Spread> {
-        let rounds = self.0.get(&(way, measure))?;
+    /// How one stands to another, round by round: what disturbs a round disturbs both.
+    pub(crate) fn ratio(&self, subject: S, to: S, measure: Measure) -> Option<Spread> {
+        let rounds = self.0.get(&(subject, measure))?;
         let others = self.0.get(&(to, measure))?;
         let ratios = rounds
             .iter()
@@ -59,15 +89,15 @@ impl Figures {
     }
 
     /// All of it, as `bench/README.md` describes it.
-    pub(crate) fn json(&self) -> Value {
-        let figures = self.0.iter().filter_map(|(&(way, measure), rounds)| {
-            let spread = self.spread(way, measure)?;
-            let base = way.base();
-            let ratio = self.ratio(way, base, measure);
-            let goal = measure.goal(way);
+    pub(crate) fn json(&self) -> Vec<Value> {
+        let figures = self.0.iter().filter_map(|(&(subject, measure), rounds)| {
+            let spread = self.spread(subject, measure)?;
+            let base = subject.base();
+            let ratio = self.ratio(subject, base, measure);
+            let goal = subject.goal(measure);
             let mut figure = json!({
-                "name": format!("{}, {}", way.key(), measure.name()),
-                "way": way.key(),
+                "name": format!("{}, {}", subject.key(), measure.name()),
+                "way": subject.key(),
                 "measure": measure.name(),
                 "unit": measure.unit(),
                 "median": spread.median,
@@ -75,7 +105,7 @@ impl Figures {
                 "max": spread.max,
                 "rounds": rounds.values().collect::<Vec<_>>(),
             });
-            if let Some(ratio) = ratio.filter(|_| base != way) {
+            if let Some(ratio) = ratio.filter(|_| base != subject) {
                 figure["against"] = base.key().into();
                 figure["ratio"] =
                     json!({ "median": ratio.median, "min": ratio.min, "max": ratio.max });
@@ -86,7 +116,7 @@ impl Figures {
             }
             Some(figure)
         });
-        Value::Array(figures.collect())
+        figures.collect()
     }
 }
 
@@ -104,7 +134,7 @@ pub(crate) fn median(values: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::way::Way, *};
 
     #[test]
     fn ratio_is_that_of_the_same_round() {

@@ -1,6 +1,7 @@
 //! The small network on which the ways are measured, and a way that is set up on it.
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -10,7 +11,8 @@ use anyhow::{Context as _, Result};
 use which::which;
 
 use super::{
-    network::{Background, Namespace, until},
+    load::Load,
+    network::{Background, Holder, Namespace, until},
     way::Way,
 };
 use crate::kernels::run_command as run;
@@ -18,11 +20,16 @@ use crate::kernels::run_command as run;
 /// Where the server is, by whatever cable or tunnel.
 const SERVER: &str = "10.0.9.1";
 
+/// The configuration of the lockne that is measured, in its directory.
+const CONFIG: &str = "lockne.toml";
+
 /// The programs that are measured.
 pub(crate) struct Programs {
     pub(crate) lockne: PathBuf,
     pub(crate) load: PathBuf,
     pub(crate) peer: PathBuf,
+    /// What lockne costs by the kernel's statistics.
+    pub(crate) cost: PathBuf,
     /// The demo that finds the process of a packet by the cookie of its socket.
     pub(crate) cookie: PathBuf,
     /// The current one; the machine's own is the old one. Or why there is none.
@@ -71,6 +78,8 @@ pub(crate) struct Open<'a> {
     cgroup: Option<Cgroup>,
     /// Devices that outlive who made them.
     links: Vec<(&'a Namespace, String)>,
+    /// Ended before all else.
+    load: Option<Holder>,
 }
 
 impl Scene {
@@ -125,6 +134,7 @@ impl Scene {
             let conf = "strict_chain\nquiet_mode\n[ProxyList]\nsocks5 127.0.0.1 1080\n";
             fs::write(place.path().join("proxychains.conf"), conf)?;
         }
+        fs::write(place.path().join(CONFIG), "")?;
         let scene = Self {
             programs,
             place,
@@ -181,6 +191,7 @@ impl Scene {
             maker: None,
             cgroup: None,
             links: Vec::new(),
+            load: None,
         };
         match way {
             Way::Direct | Way::Again | Way::Box | Way::Cookie | Way::Socks => {}
@@ -220,6 +231,29 @@ impl Scene {
         Ok(open)
     }
 
+    /// Sets up the way of `lockne run --via` a plain interface, with a load on it.
+    pub(crate) fn open_under(&self, load: Load) -> Result<Open<'_>> {
+        let mut text = String::new();
+        for number in 0..load.rules() {
+            let program = self.file(&format!("program-{number}"), "")?;
+            let program = program.display();
+            writeln!(
+                text,
+                "[[rule]]\nname = \"r{number}\"\nexe = \"{program}\"\nvia = \"direct\""
+            )?;
+        }
+        self.file(CONFIG, &text)?;
+        let mut open = self.open(Way::Via)?;
+        if let Some((what, count)) = load.held() {
+            let program = self.programs.load.display().to_string();
+            let count = count.to_string();
+            let words = ["run", "--via", "tun0", "--", &program, "hold", what, &count];
+            open.load = Some(Holder::start(&mut self.lockne(&words))?);
+        }
+        self.file(CONFIG, "")?;
+        Ok(open)
+    }
+
     /// What Mullvad's split tunneling does: nftables marks the packets of a cgroup.
     fn mark_cgroup(&self) -> Result<Cgroup> {
         let cgroup = Cgroup::make()?;
@@ -247,7 +281,9 @@ impl Scene {
 
     /// Starts a daemon that stays.
     fn start_lockne(&self, open: &mut Open<'_>) -> Result<()> {
-        let mut command = self.lockne(&["daemon", "--config", "/dev/null"]);
+        let config = self.place.path().join(CONFIG);
+        let mut command = self.lockne(&["daemon", "--config"]);
+        command.arg(config);
         let daemon = Background::start(&mut command)?;
         open.maker = Some(daemon.id());
         open.holds.push(daemon);
@@ -403,6 +439,7 @@ impl Open<'_> {
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
+        self.load = None;
         self.holds.clear();
         for (namespace, name) in &self.links {
             let _ = namespace.ip(&format!("link delete {name}"));

@@ -1,5 +1,7 @@
 //! The ways that are compared: from a home to a server, by a cable or by a tunnel.
 
+use super::{measure::Measure, result::Subject};
+
 /// A way from a program to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Way {
@@ -39,9 +41,20 @@ impl Way {
         Self::Kernel,
     ];
 
-    /// Its key in the results.
-    pub(crate) fn key(self) -> &'static str {
-        match self {
+    /// Whether a program under it starts in the way that users would start it.
+    pub(crate) fn has_start(self) -> bool {
+        self != Self::Cookie
+    }
+
+    /// Whether datagrams pass.
+    pub(crate) fn has_datagrams(self) -> bool {
+        self != Self::Socks
+    }
+}
+
+impl Subject for Way {
+    fn key(self) -> String {
+        let key = match self {
             Self::Direct => "direct",
             Self::Again => "direct-again",
             Self::Free => "lockne-free",
@@ -55,12 +68,12 @@ impl Way {
             Self::Boringtun => "boringtun",
             Self::Kernel => "kernel-wireguard",
             Self::Embedded => "lockne-wireguard",
-        }
+        };
+        key.to_owned()
     }
 
-    /// What it is, in words.
-    pub(crate) fn title(self) -> &'static str {
-        match self {
+    fn title(self) -> String {
+        let title = match self {
             Self::Direct => "direct, no lockne",
             Self::Again => "direct, measured a second time",
             Self::Free => "lockne is active, the program is free",
@@ -74,11 +87,11 @@ impl Way {
             Self::Boringtun => "boringtun-cli of crates.io",
             Self::Kernel => "the kernel's WireGuard",
             Self::Embedded => "lockne run --via its embedded WireGuard",
-        }
+        };
+        title.to_owned()
     }
 
-    /// What it is compared with.
-    pub(crate) fn base(self) -> Self {
+    fn base(self) -> Self {
         if Self::TUNNELS.contains(&self) {
             Self::TUNNELS[0]
         } else {
@@ -86,18 +99,19 @@ impl Way {
         }
     }
 
-    /// Whether it is one of lockne's.
-    pub(crate) fn is_ours(self) -> bool {
+    fn is_ours(self) -> bool {
         matches!(self, Self::Free | Self::Via | Self::Embedded)
     }
 
-    /// Whether a program under it starts in the way that users would start it.
-    pub(crate) fn has_start(self) -> bool {
-        self != Self::Cookie
-    }
+    fn goal(self, measure: Measure) -> Option<f64> {
+        use Measure::{Connections, Cpu, CpuBack, Median, Tcp, TcpBack, Udp};
 
-    /// Whether datagrams pass.
-    pub(crate) fn has_datagrams(self) -> bool {
-        self != Self::Socks
+        match (self, measure) {
+            (Self::Free | Self::Via, Tcp | TcpBack | Udp | Connections) => Some(0.98),
+            (Self::Free | Self::Via, Median) => Some(1.02),
+            (Self::Embedded, Tcp | TcpBack) => Some(1.2),
+            (Self::Embedded, Cpu | CpuBack | Median) => Some(1.0),
+            _ => None,
+        }
     }
 }

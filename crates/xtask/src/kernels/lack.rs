@@ -70,6 +70,12 @@ pub(crate) fn of(suite: &str, version: (u32, u32)) -> Vec<(&'static str, &'stati
         .collect()
 }
 
+/// Whether this is what a newer kernel would have.
+pub(crate) fn needs_newer(reason: &str) -> bool {
+    let mut lacks = LACKS.iter().filter(|lack| lack.reason == reason);
+    lacks.any(|lack| lack.since != NEVER)
+}
+
 /// The two numbers that a version begins with.
 pub(crate) fn version(release: &str) -> (u32, u32) {
     let mut numbers = release

@@ -60,15 +60,15 @@ impl Machine<'_> {
     /// Runs them; once more if the kernel crashed in the emulator. The few that failed get a second chance, since
     /// an emulator on a busy machine may stand still for longer than a test is patient; the report tells of it.
     pub(crate) fn run(&self) -> Result<Report> {
-        let (mut report, has_crashed) = self.boot(self.runs)?;
+        let (mut report, has_crashed) = self.boot("", self.runs)?;
         if has_crashed {
             self.tell("the kernel crashed, which can be the emulator's fault: once more");
-            report = self.boot(self.runs)?.0;
+            report = self.boot(".again", self.runs)?.0;
         }
         let again = self.again(&report);
         if !again.is_empty() {
             self.tell("the tests that failed, once more");
-            let (second, _) = self.boot(&again)?;
+            let (second, _) = self.boot(".failed", &again)?;
             report.amend(second);
         }
         Ok(report)
@@ -94,27 +94,27 @@ impl Machine<'_> {
         failed.iter().filter_map(run).collect()
     }
 
-    /// Also whether the kernel crashed before any test failed.
-    fn boot(&self, runs: &[Run]) -> Result<(Report, bool)> {
+    /// Also whether the kernel crashed before any test failed. `which` tells its logs from those of the other boots.
+    fn boot(&self, which: &str, runs: &[Run]) -> Result<(Report, bool)> {
         let initrd = self.folder.join(format!("{}.cpio", self.name));
         let mut plan = Plan {
             runs: runs.to_vec(),
             ..Plan::default()
         };
         disk::write_for(&self.files.modules, &mut plan, self.base, &initrd)?;
-        let result = self.watch(&initrd, runs);
+        let result = self.watch(which, &initrd, runs);
         // As large as everything in it.
         fs::remove_file(&initrd).with_context(|| format!("cannot remove {}", initrd.display()))?;
         result
     }
 
-    fn watch(&self, initrd: &Path, runs: &[Run]) -> Result<(Report, bool)> {
+    fn watch(&self, which: &str, initrd: &Path, runs: &[Run]) -> Result<(Report, bool)> {
         let start = Instant::now();
-        let console = self.folder.join(format!("{}.console.log", self.name));
-        let file = self.folder.join(format!("{}.tests.log", self.name));
+        let log = |kind| self.folder.join(format!("{}{which}.{kind}.log", self.name));
+        let (console, file) = (log("console"), log("tests"));
         let mut file =
             fs::File::create(&file).with_context(|| format!("cannot write {}", file.display()))?;
-        let mut child = self.qemu.boot(&self.files.image, initrd, &console)?;
+        let mut child = self.qemu.boot(self.files, initrd, &console)?;
         let out = child.stdout.take().context("no stdout")?;
         let (child, timer) = self.limit(child);
 

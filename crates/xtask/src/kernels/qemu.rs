@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::debian::unpack_with_dependencies;
+use super::{debian::unpack_with_dependencies, kernel::Unpacked, lack};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 
@@ -44,7 +44,7 @@ impl Qemu {
     }
 
     /// Boots a kernel. What the kernel says goes to `console`, what its programs say to the child's stdout.
-    pub(crate) fn boot(&self, image: &Path, initrd: &Path, console: &Path) -> Result<Child> {
+    pub(crate) fn boot(&self, kernel: &Unpacked, initrd: &Path, console: &Path) -> Result<Child> {
         // With whoever started it dies the machine, however that happened.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(&self.program);
@@ -61,15 +61,19 @@ impl Qemu {
         // Without `cmpxchg16b`: the emulator has destroyed registers by it (a double fault in `__kmalloc`).
         let machine = "-accel tcg -cpu max,-cx16,-la57 -M q35 -m 3072 -smp 1 -nodefaults -no-reboot -display none -monitor none";
         let line = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off random.trust_cpu=on";
+        // Since 6.19 a socket's storage comes from `kmalloc_nolock`, which without `cmpxchg16b` only takes from slabs that
+        // check themselves: questions for names were refused, as there was no room to remember whom they were for.
+        let checks = (lack::version(&kernel.release) >= (6, 19)).then_some(" slab_debug=F");
+        let line = format!("{line}{}", checks.unwrap_or_default());
         let error = fs::File::create(console.with_extension("qemu"))
             .with_context(|| format!("cannot write beside {}", console.display()))?;
         command
             .args(machine.split(' '))
             .arg("-kernel")
-            .arg(image)
+            .arg(&kernel.image)
             .arg("-initrd")
             .arg(initrd)
-            .args(["-append", line])
+            .args(["-append", &line])
             .arg("-serial")
             .arg(file)
             .args(["-serial", "stdio"])

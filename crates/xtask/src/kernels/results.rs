@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{kernel::KERNELS, machine::REFUSAL, watch::Outcome};
+use super::{kernel::KERNELS, lack, machine::REFUSAL, watch::Outcome};
 
 const KEPT: &str = "docs/kernels.json";
 const PAGE: &str = "docs/kernels.md";
@@ -23,7 +23,7 @@ pub(crate) struct OfKernel {
 type Results = BTreeMap<String, OfKernel>;
 
 /// What a user wants to know, and how the names of the tests begin that say it.
-const FEATURES: [(&str, &[&str]); 27] = [
+const FEATURES: [(&str, &[&str]); 34] = [
     ("sockets get the mark of their process", &["kernel/mark::"]),
     (
         "older sockets are marked when they are used",
@@ -75,6 +75,14 @@ const FEATURES: [(&str, &[&str]); 27] = [
             "lab/dns::program",
             "lab/dns::questions",
             "lab/dns::resolver_",
+            "lab/dns::socket_of",
+            "lab/dns::stub",
+            "lab/dns::without",
+            "lab/dns::blocked",
+            "lab/dns::direct",
+            "lab/dns::older",
+            "lab/dns::multicast",
+            "lab/dns::search",
         ],
     ),
     (
@@ -94,17 +102,46 @@ const FEATURES: [(&str, &[&str]); 27] = [
         &["lab/action::", "lab/network::"],
     ),
     (
-        "no known way out is open",
-        &["lab/hole::", "lab/family::", "lab/older::", "escape/"],
+        "every way out that is known, tried: none is open",
+        &["escape/"],
+    ),
+    (
+        "sockets that are older, bound elsewhere, of many children",
+        &["lab/hole::", "lab/family::", "lab/older::"],
     ),
     (
         "faults of tunnels and daemons",
         &["lab/fault::", "lab/survival::"],
     ),
+    ("another tunnel where one is dead", &["lab/failover::"]),
     (
-        "monitor, flows, top, metrics",
-        &["lab/monitor::", "lab/flows::", "lab/top::", "lab/metrics::"],
+        "networks that change under traffic; what others undo",
+        &["lab/event::", "lab/mend::", "lab/order::"],
     ),
+    (
+        "users without any right, and with every one",
+        &["lab/user::"],
+    ),
+    (
+        "sandboxes, scopes, and programs moved between cgroups",
+        &["lab/desktop::"],
+    ),
+    (
+        "monitor, flows, top, metrics, counters",
+        &[
+            "lab/monitor::",
+            "lab/flows::",
+            "lab/top::",
+            "lab/metrics::",
+            "lab/counter::",
+            "lab/remote::",
+        ],
+    ),
+    (
+        "trace, explain, leaktest",
+        &["lab/trace::", "lab/explain::", "lab/leaktest::"],
+    ),
+    ("beside wireguard-go, iperf3, curl", &["lab/peer::"]),
     (
         "beside nftables: firewalld's filter of ways back, conntrack",
         &["lab/network::firewalld"],
@@ -211,9 +248,11 @@ fn cell(column: &OfKernel, tests: &[&str], notes: &mut Vec<String>) -> String {
         .filter(|(test, _)| tests.iter().any(|start| test.starts_with(start)))
         .map(|(_, outcome)| outcome);
     let outcomes: Vec<_> = outcomes.collect();
-    if outcomes.iter().all(|it| matches!(it, Outcome::Missing(_))) {
-        return "-".to_owned();
-    }
+    let has_it = match outcomes.iter().all(|it| matches!(it, Outcome::Missing(_))) {
+        false => "yes",
+        true if outcomes.iter().any(|it| is_too_old(it)) => "no",
+        true => return "-".to_owned(),
+    };
     if outcomes
         .iter()
         .any(|it| matches!(it, Outcome::Failed | Outcome::Ignored))
@@ -236,7 +275,12 @@ fn cell(column: &OfKernel, tests: &[&str], notes: &mut Vec<String>) -> String {
             marks.push_str(&mark);
         }
     }
-    format!("yes{marks}")
+    format!("{has_it}{marks}")
+}
+
+/// Whether it is the kernel's fault, not the emulator's.
+fn is_too_old(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Missing(reason) if lack::needs_newer(reason))
 }
 
 /// The version without what Debian adds to it.

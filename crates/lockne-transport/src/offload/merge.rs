@@ -23,16 +23,16 @@ const DONT_FRAGMENT: u8 = 0x40;
 
 /// Which kinds the device takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Kinds {
-    pub(in super::super) tcp: bool,
-    pub(in super::super) udp: bool,
+pub(crate) struct Kinds {
+    pub(crate) tcp: bool,
+    pub(crate) udp: bool,
 }
 
 /// Packets of a batch that go to the kernel as one, in their order.
 #[derive(Debug)]
-pub(in super::super) struct Run {
+pub(crate) struct Run {
     /// Their places in the batch.
-    pub(in super::super) packets: Vec<usize>,
+    pub(crate) packets: Vec<usize>,
     shape: Option<Shape>,
     payload: usize,
     is_closed: bool,
@@ -54,7 +54,7 @@ struct Shape {
 }
 
 /// Sorts a batch into runs, in an order that keeps each flow's.
-pub(in super::super) fn runs<P: AsRef<[u8]>>(batch: &[P], kinds: Kinds) -> Vec<Run> {
+pub(crate) fn runs<P: AsRef<[u8]>>(batch: &[P], kinds: Kinds) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::with_capacity(batch.len().min(FLOWS));
     for (place, packet) in batch.iter().enumerate() {
         let packet = packet.as_ref();
@@ -129,7 +129,7 @@ impl Run {
     }
 
     /// What goes before the payloads of a run of several packets: the device's header, and theirs.
-    pub(in super::super) fn head<P: AsRef<[u8]>>(&self, batch: &[P]) -> Option<(Header, Vec<u8>)> {
+    pub(crate) fn head<P: AsRef<[u8]>>(&self, batch: &[P]) -> Option<(Header, Vec<u8>)> {
         let shape = self.shape.filter(|_| self.packets.len() > 1)?;
         let [first, .., last] = *self.packets.as_slice() else {
             return None;
@@ -170,12 +170,12 @@ impl Run {
     }
 
     /// The payload of a packet of the run.
-    pub(in super::super) fn payload<'a>(&self, packet: &'a [u8]) -> &'a [u8] {
+    pub(crate) fn payload<'a>(&self, packet: &'a [u8]) -> &'a [u8] {
         &packet[self.shape.map_or(0, |shape| shape.head)..]
     }
 
     /// Whether its packets are datagrams.
-    pub(in super::super) fn is_udp(&self) -> bool {
+    pub(crate) fn is_udp(&self) -> bool {
         let segments = self.shape.map(|shape| shape.segments);
         segments == Some(Segments::Udp)
     }

@@ -11,7 +11,7 @@ const CWR: u8 = 0x80;
 
 /// A packet of the kernel, and how to cut it.
 #[derive(Debug)]
-pub(in super::super) struct Split<'a> {
+pub(crate) struct Split<'a> {
     /// All headers.
     head: &'a [u8],
     payload: &'a [u8],
@@ -30,7 +30,7 @@ enum Kind {
 
 impl<'a> Split<'a> {
     /// Looks at a packet and what the kernel says of it. A checksum that is left to us is filled in.
-    pub(in super::super) fn new(header: Header, packet: &'a mut [u8]) -> Result<Self, Malformed> {
+    pub(crate) fn new(header: Header, packet: &'a mut [u8]) -> Result<Self, Malformed> {
         let start = usize::from(header.checksum_start);
         let version = *packet.first().ok_or(Malformed)? >> 4;
         let (kind, fixed, offset) = match header.segments {
@@ -80,19 +80,19 @@ impl<'a> Split<'a> {
     }
 
     /// How many packets it makes.
-    pub(in super::super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.payload.len().div_ceil(self.size).max(1)
     }
 
     /// The headers and the payload of packet `index`, as they are before [`mend`](Self::mend).
-    pub(in super::super) fn parts(&self, index: usize) -> [&'a [u8]; 2] {
+    pub(crate) fn parts(&self, index: usize) -> [&'a [u8]; 2] {
         let from = (index * self.size).min(self.payload.len());
         let until = (from + self.size).min(self.payload.len());
         [self.head, &self.payload[from..until]]
     }
 
     /// Makes packet `index` of its parts, put together: lengths, numbers, flags and checksums.
-    pub(in super::super) fn mend(&self, index: usize, packet: &mut [u8]) {
+    pub(crate) fn mend(&self, index: usize, packet: &mut [u8]) {
         if self.kind == Kind::Whole {
             return;
         }

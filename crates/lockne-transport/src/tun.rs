@@ -19,8 +19,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{
-    Error,
+use crate::{
     death::Death,
     offload::{
         Header, LONGEST,
@@ -38,8 +37,35 @@ const READ: Interest = Interest::READABLE.add(Interest::ERROR);
 const WAITING: usize = 1024;
 const BATCH: usize = 256;
 
+/// Why a device could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum TunError {
+    /// There is no TUN driver.
+    #[error("cannot open {PATH}")]
+    Open {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process serves it.
+    #[error("the TUN device `{name}` is in use")]
+    Busy {
+        /// The device.
+        name: String,
+    },
+    /// It could not be made or taken over.
+    #[error("cannot {action} the TUN device `{name}`")]
+    Refused {
+        /// What was tried.
+        action: &'static str,
+        /// The device.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
 /// The open device.
-pub(super) struct Tun {
+pub struct Tun {
     name: String,
     file: File,
     kinds: Kinds,
@@ -49,7 +75,7 @@ pub(super) struct Tun {
 ///
 /// They come one by one. What waits while another is written is then written as one packet, if it belongs
 /// together.
-pub(super) struct TunSend(mpsc::Sender<Packet<Ip>>);
+pub struct TunSend(mpsc::Sender<Packet<Ip>>);
 
 /// Writes what was sent.
 struct Writer {
@@ -59,7 +85,7 @@ struct Writer {
 }
 
 /// Packets from applications to WireGuard.
-pub(super) struct TunRecv {
+pub struct TunRecv {
     fd: Arc<AsyncFd<File>>,
     mtu: u16,
     buffer: Vec<u8>,
@@ -68,7 +94,7 @@ pub(super) struct TunRecv {
 
 /// Whether a device should be there already.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Start {
+pub enum Start {
     /// There must be none.
     Create,
     /// There is one, left over by another daemon.
@@ -77,13 +103,17 @@ pub(super) enum Start {
 
 impl Tun {
     /// Opens the device `name`. A new one is gone with the value, until [`persist`](Self::persist).
-    pub(super) fn open(name: &str, start: Start) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    ///
+    /// If the driver is missing, the device is in use, or the system refuses.
+    pub fn open(name: &str, start: Start) -> Result<Self, TunError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(PATH)
-            .map_err(|source| Error::OpenTun { source })?;
+            .map_err(|source| TunError::Open { source })?;
 
         let (action, exclusive) = match start {
             Start::Create => ("create", libc::IFF_TUN_EXCL),
@@ -92,10 +122,10 @@ impl Tun {
         let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | exclusive;
         set_interface(&file, name, flags).map_err(|source| match source.raw_os_error() {
             // Another process has it open, or it came to be just now.
-            Some(libc::EBUSY) => Error::Busy {
+            Some(libc::EBUSY) => TunError::Busy {
                 name: name.to_owned(),
             },
-            _ => Error::Tun {
+            _ => TunError::Refused {
                 action,
                 name: name.to_owned(),
                 source,
@@ -111,12 +141,16 @@ impl Tun {
     }
 
     /// Lets the device outlive this process.
-    pub(super) fn persist(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses.
+    pub fn persist(&self) -> Result<(), TunError> {
         let fd = self.file.as_raw_fd();
         // SAFETY: `fd` is open, and TUNSETPERSIST takes a number.
         let result = unsafe { libc::ioctl(fd, libc::TUNSETPERSIST, 1) };
         if result < 0 {
-            return Err(Error::Tun {
+            return Err(TunError::Refused {
                 action: "keep",
                 name: self.name.clone(),
                 source: io::Error::last_os_error(),
@@ -127,8 +161,8 @@ impl Tun {
 
     /// Both directions of the device, whose end is told to `death`. Must be called in the runtime that
     /// shall do the work.
-    pub(super) fn split(&self, mtu: u16, death: &Death) -> Result<(TunSend, TunRecv), Error> {
-        let fd = Arc::new(self.watch().map_err(|source| Error::Tun {
+    pub(super) fn split(&self, mtu: u16, death: &Death) -> Result<(TunSend, TunRecv), TunError> {
+        let fd = Arc::new(self.watch().map_err(|source| TunError::Refused {
             action: "watch",
             name: self.name.clone(),
             source,

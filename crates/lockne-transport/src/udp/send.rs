@@ -17,7 +17,7 @@ use gotatun::{
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use tokio::io::Interest;
 
-use crate::wireguard::offload::LONGEST;
+use crate::offload::LONGEST;
 
 /// `UDP_MAX_SEGMENTS` before Linux 6.9.
 const MOST_SEGMENTS: usize = 64;
@@ -26,7 +26,7 @@ const HEADERS: usize = 48;
 
 /// Sends by the socket.
 #[derive(Clone)]
-pub(crate) struct Sender {
+pub struct Sender {
     socket: UdpSocket,
     /// The same socket; the other one cannot be waited for.
     writable: Arc<tokio::net::UdpSocket>,

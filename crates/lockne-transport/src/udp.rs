@@ -37,10 +37,12 @@ const DATA: [u8; 4] = [4, 0, 0, 0];
 /// They are not decrypted here. Who forges them can make a dead tunnel look alive, so that its programs stay silent,
 /// and no more.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Keepalives(Arc<AtomicU64>);
+pub struct Keepalives(Arc<AtomicU64>);
 
 impl Keepalives {
-    pub(super) fn bytes(&self) -> u64 {
+    /// How many there were.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
         self.0.load(Relaxed)
     }
 
@@ -52,13 +54,13 @@ impl Keepalives {
 }
 
 /// Opens sockets, whose end is told to the [`Death`].
-pub(super) struct Sockets {
+pub struct Sockets {
     death: Death,
     keepalives: Keepalives,
 }
 
 /// Datagrams from peers.
-pub(super) struct Receiver {
+pub struct Receiver {
     socket: UdpSocket,
     death: Death,
     keepalives: Keepalives,
