@@ -63,23 +63,22 @@ impl Watched {
             .collect()
     }
 
+    /// A device that somebody took away has none, and that is told.
     async fn peers(&self) -> Result<Vec<PeerState>, Error> {
         let mut peers = match &self.device {
-            Device::Kernel(kernel) => kernel.peers()?,
+            Device::Kernel(kernel) => match kernel.peers() {
+                Err(Error::Link { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {
+                    self.death.tell(libc::ENODEV);
+                    Vec::new()
+                }
+                peers => peers?,
+            },
             Device::Embedded(embedded) => embedded.peers().await,
         };
         let handshakes = self.handshakes.lock();
         let mut handshakes = handshakes.unwrap_or_else(PoisonError::into_inner);
         remember(&mut handshakes, &mut peers, clock::since_boot());
         Ok(peers)
-    }
-
-    async fn look(&self) {
-        if let Err(Error::Link { source, .. }) = self.peers().await
-            && source.raw_os_error() == Some(libc::ENODEV)
-        {
-            self.death.tell(libc::ENODEV);
-        }
     }
 
     async fn resolve(&self, named: &[Named], mark: Option<u32>) {
@@ -144,7 +143,9 @@ pub(super) async fn run(watched: Weak<Watched>, named: Vec<Named>, mark: Option<
         tokio::select! {
             _ = remember.tick() => {
                 let Some(watched) = watched.upgrade() else { return };
-                watched.look().await;
+                if let Err(error) = watched.peers().await {
+                    tracing::debug!(?error, "cannot look after a tunnel");
+                }
                 // Its sessions are over, and the far end may be elsewhere by now.
                 if sleep.noticed().is_some() {
                     watched.resolve(&named, mark).await;

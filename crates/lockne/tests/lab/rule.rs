@@ -294,7 +294,7 @@ fn broken_file_keeps_a_new_daemon_from_starting() {
 
     let output = output.unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(output.status.code(), Some(78), "{said}");
     assert!(said.contains("there is no tunnel `nowhere`"), "{said}");
     assert!(ruled.home.status().is_none(), "something was left");
 }
