@@ -131,7 +131,8 @@ impl<'a> Hammers<'a> {
         let origin = &self.home.lab.origin;
         wait_until("silence", || {
             origin.clear();
-            std::thread::sleep(Duration::from_millis(100));
+            // An emulated machine has more on its way, and stops in between.
+            std::thread::sleep(Duration::from_secs(1));
             origin.seen().is_empty()
         });
         for to in ORIGINS {
