@@ -1,6 +1,10 @@
 //! Records from the kernel, and how many there were.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    thread,
+    time::{Duration, Instant},
+};
 
 use aya::{
     Ebpf,
@@ -13,7 +17,13 @@ use crate::kernel::Error;
 pub(super) struct Ring {
     records: RingBuf<MapData>,
     counts: PerCpuArray<MapData, Counts>,
+    /// How many records came out of it.
+    taken: u64,
 }
+
+/// How long a program of the kernel may be interrupted while it writes a record.
+const PATIENCE: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_millis(1);
 
 impl Ring {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
@@ -23,15 +33,28 @@ impl Ring {
         Ok(Self {
             records: RingBuf::try_from(records).map_err(Error::map(name::RECORDS))?,
             counts: PerCpuArray::try_from(counts).map_err(Error::map(name::COUNTS))?,
+            taken: 0,
         })
     }
 
     /// Hands each record that is there to `see`, until it says no.
+    ///
+    /// The ring ends before a record that is still being written (`BPF_RINGBUF_BUSY_BIT`), though others behind it
+    /// are whole. Those are waited for: this may be the last time that anybody looks.
     pub(super) fn drain(&mut self, mut see: impl FnMut(&[u8]) -> bool) {
-        while let Some(record) = self.records.next() {
-            if !see(&record) {
-                break;
+        let kept = self.counts().map_or(0, |counts| counts.kept);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            while let Some(record) = self.records.next() {
+                self.taken += 1;
+                if !see(&record) {
+                    return;
+                }
             }
+            if self.taken >= kept || Instant::now() >= end {
+                return;
+            }
+            thread::sleep(REST);
         }
     }
 
