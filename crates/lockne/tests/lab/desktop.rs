@@ -6,6 +6,7 @@ use std::{
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
+    time::Duration,
 };
 
 use lockne_lab::probe::Action;
@@ -104,8 +105,12 @@ impl Drop for Scope<'_> {
         {
             drop(fs::write(&root, pid));
         }
-        for path in [&self.path, &self.slice] {
-            drop(fs::remove_dir(path));
+        // What has ended a moment ago may be in it still.
+        for _ in 0..500 {
+            if [&self.path, &self.slice].map(fs::remove_dir)[1].is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
         }
     }
 }
