@@ -10,6 +10,7 @@
 //! Namespaces have no names and are held by file descriptors alone, and every device is made inside
 //! them. So nothing outside is touched, and when the process ends, however it ends, all of it is gone.
 
+pub mod cgroup;
 pub mod device;
 pub mod escape;
 pub mod hold;

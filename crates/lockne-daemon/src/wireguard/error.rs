@@ -59,22 +59,9 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// There is no TUN driver.
-    #[error("cannot open /dev/net/tun")]
-    OpenTun {
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A TUN device could not be made or taken over.
-    #[error("cannot {action} the TUN device `{name}`")]
-    Tun {
-        /// What was tried.
-        action: &'static str,
-        /// The device.
-        name: String,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// There is no TUN driver, or a device of it could not be made or taken over.
+    #[error(transparent)]
+    Tun(TunError),
     /// The UDP port of this end belongs to somebody else.
     #[error("UDP port {port} is in use")]
     PortInUse {
@@ -138,7 +125,7 @@ impl Error {
             Self::Hooks { source, .. } => Some(source.hint()),
             Self::Resolve { .. } => Some("is there a network, and a resolver in /etc/resolv.conf?"),
             Self::Busy { .. } => Some("choose another name with `--name`"),
-            Self::OpenTun { source } => match source.kind() {
+            Self::Tun(TunError::Open { source }) => match source.kind() {
                 io::ErrorKind::NotFound => Some("`modprobe tun` loads the driver"),
                 io::ErrorKind::PermissionDenied => Some(ROOT),
                 _ => None,
@@ -147,7 +134,7 @@ impl Error {
                 Some("remove `ListenPort` from the configuration, or stop who has the port")
             }
             Self::NoKernelWireguard => Some("`modprobe wireguard` loads it, if there is one"),
-            Self::Tun { source, .. }
+            Self::Tun(TunError::Refused { source, .. })
             | Self::Socket { source, .. }
             | Self::Netlink { source }
             | Self::Link { source, .. } => {
@@ -161,17 +148,8 @@ impl Error {
 impl From<TunError> for Error {
     fn from(error: TunError) -> Self {
         match error {
-            TunError::Open { source } => Self::OpenTun { source },
             TunError::Busy { name } => Self::Busy { name },
-            TunError::Refused {
-                action,
-                name,
-                source,
-            } => Self::Tun {
-                action,
-                name,
-                source,
-            },
+            error => Self::Tun(error),
         }
     }
 }

@@ -23,7 +23,7 @@ use lockne_daemon::{
     kernel::Kernel,
     rules::{CompiledRule, Fallback, Installed, Outcome},
 };
-use lockne_lab::program;
+use lockne_lab::{cgroup, program};
 use tempfile::TempDir;
 
 use crate::{
@@ -443,13 +443,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // What has ended a moment ago may be in it still.
-        for _ in 0..500 {
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            thread::sleep(std::time::Duration::from_millis(10));
-        }
+        cgroup::remove(&self.0);
     }
 }
 

@@ -6,10 +6,9 @@ use std::{
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
-    time::Duration,
 };
 
-use lockne_lab::probe::Action;
+use lockne_lab::{cgroup, probe::Action};
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, UnmountFlags},
     thread::UnshareFlags,
@@ -105,13 +104,8 @@ impl Drop for Scope<'_> {
         {
             drop(fs::write(&root, pid));
         }
-        // What has ended a moment ago may be in it still.
-        for _ in 0..500 {
-            if [&self.path, &self.slice].map(fs::remove_dir)[1].is_ok() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
+        cgroup::remove(&self.path);
+        cgroup::remove(&self.slice);
     }
 }
 
