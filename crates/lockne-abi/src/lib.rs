@@ -11,8 +11,8 @@ pub mod observe;
 mod rules;
 
 pub use rules::{
-    Executable, Filter, Group, GroupName, Hash, Place, RuleBits, RuleSet, Script, Seen, Unnamed,
-    User, look,
+    Executable, Filter, Group, GroupName, Hash, InForce, Outline, Place, RuleBits, RuleSet, Script,
+    Seen, Unnamed, User, look, user_bit,
 };
 
 /// Rules decided at exec.
@@ -73,8 +73,8 @@ pub mod name {
     /// Array of one [`Config`](crate::Config), a copy that the next daemon can read.
     pub const LOADED: &str = "LOADED";
 
-    /// Array of one number: how often the rules were replaced. Its lowest bit is the slot in force.
-    pub const GENERATION: &str = "GENERATION";
+    /// Array of one [`InForce`](crate::InForce).
+    pub const IN_FORCE: &str = "IN_FORCE";
     /// Array from slot to [`RuleSet`](crate::RuleSet).
     pub const RULES: &str = "RULES";
     /// Hash from [`Executable`](crate::Executable) to [`RuleBits`](crate::RuleBits).

@@ -22,7 +22,7 @@ pub const MAX_SCRIPT_NAME: usize = 60;
 /// Room for the name of a cgroup in [`GroupName`], with the zero at its end.
 pub const MAX_GROUP_NAME: usize = 128;
 
-/// What of an exec a set of rules looks at; a bit is also an index of [`RuleSet::any`].
+/// What of an exec a set of rules looks at; a bit of [`Outline::looks`] is also an index of [`RuleSet::any`].
 pub mod look {
     /// The file that is executed.
     pub const EXECUTABLE: usize = 0;
@@ -50,7 +50,7 @@ pub mod node {
     pub const FIRST: u32 = 4;
 }
 
-/// A set of rules.
+/// Some of the rules.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleBits {
@@ -82,33 +82,60 @@ impl Default for RuleBits {
     }
 }
 
-/// What is to be known of all rules together.
+/// What there is of rules, in one cache line.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InForce {
+    /// Of the rules that are in force; the last bit is their slot. As long as it is the same, only the other slot
+    /// may change.
+    pub generation: u32,
+    /// Zero.
+    pub padding: u32,
+    /// By slot.
+    pub outlines: [Outline; 2],
+}
+
+/// What is to be known of a set of rules at each exec.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outline {
+    /// What is looked at, as bits numbered by [`look`]; 0 if there are no rules. For the rest, [`RuleSet::any`] has all
+    /// rules.
+    pub looks: u8,
+    /// How many words of bits are in use.
+    pub words: u8,
+    /// The policy of a program that no rule names and that has none; 0 if it gets none.
+    pub fallback: u8,
+    /// The policy of the first rule that names every program; 0 if none does.
+    pub everybody: u8,
+    /// Zero.
+    pub padding: u32,
+    /// For each user that a rule names, the bit that [`user_bit`] says.
+    pub users: u64,
+}
+
+/// What stands for a user among others, some of whom share it.
+#[inline]
+#[must_use]
+pub const fn user_bit(id: u32) -> u64 {
+    1 << (id % 64)
+}
+
+/// A set of rules.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleSet {
-    /// How many words of bits are in use; 0 if there are no rules.
-    pub words: u32,
-    /// What is looked at, as bits numbered by [`look`]. For the rest, `any` has all rules.
-    pub looks: u32,
-    /// The policy of a program that no rule names and that has none; 0 if it gets none.
-    pub fallback: u32,
-    /// The policy of the first rule that names every program; 0 if none does.
-    pub everybody: u32,
     /// By [`look`], the rules that do not ask.
     pub any: [RuleBits; look::COUNT],
     /// By rule, its policy.
     pub policies: [u8; MAX_RULES as usize],
-    /// The files, places and users of all rules.
+    /// The files and places of all rules.
     pub filter: Filter,
 }
 
 impl Default for RuleSet {
     fn default() -> Self {
         Self {
-            words: 0,
-            looks: 0,
-            fallback: 0,
-            everybody: 0,
             any: [RuleBits::NONE; look::COUNT],
             policies: [0; MAX_RULES as usize],
             filter: Filter::NONE,
@@ -168,13 +195,6 @@ impl Hash {
     #[must_use]
     pub const fn of_file(device: u32, inode: u64) -> Self {
         Self(device as u64).and(0).and(inode)
-    }
-
-    /// Of a user.
-    #[inline]
-    #[must_use]
-    pub const fn of_user(id: u32) -> Self {
-        Self(0).and(id as u64)
     }
 
     /// Of a name in this directory. Long names, which the kernel keeps elsewhere, have the directory's own.
@@ -285,7 +305,8 @@ pub const UNNAMED_GROUPS: usize = 512;
 /// Cgroups that no rule of a slot names: a cgroup's id, or 0, where its remainder says.
 pub type Unnamed = [u64; UNNAMED_GROUPS];
 
-const _: () = assert!(size_of::<RuleSet>() == 16 + 4 * 128 + 1024 + 8 * 1024);
+const _: () = assert!(size_of::<RuleSet>() == 8 * 1024 + 4 * 128 + 1024);
+const _: () = assert!(size_of::<InForce>() == 40);
 const _: () = assert!(size_of::<Executable>() == 16);
 const _: () = assert!(size_of::<Place>() == 80);
 const _: () = assert!(size_of::<Script>() == 64);
@@ -295,12 +316,16 @@ const _: () = assert!(size_of::<Seen>() == 16);
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Executable, Group, GroupName, Place, RuleBits, RuleSet, Script, Seen, User};
+    use super::{
+        Executable, Group, GroupName, InForce, Place, RuleBits, RuleSet, Script, Seen, User,
+    };
 
     // SAFETY: words only, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for RuleBits {}
-    // SAFETY: four `u32`, words, 1024 bytes and words: no padding; every bit pattern is valid.
+    // SAFETY: words, 1024 bytes and words: no padding; every bit pattern is valid.
     unsafe impl aya::Pod for RuleSet {}
+    // SAFETY: `u32`, bytes and `u64` at their places: no padding; every bit pattern is valid.
+    unsafe impl aya::Pod for InForce {}
     // SAFETY: two `u32` and a `u64`, so no padding; every bit pattern is valid.
     unsafe impl aya::Pod for Executable {}
     // SAFETY: two `u32`, a `u64` and 64 bytes, so no padding; every bit pattern is valid.

@@ -9,8 +9,9 @@ use aya::{
     sys::{BpfHelper, is_helper_supported},
 };
 use lockne_abi::{
-    Config, Counters, Executable, Group, GroupName, LanKey, MarkField, Member, PROCESSES_PER_PAGE,
-    Place, Policy, Renames, Resolvers, RuleBits, RuleSet, Script, Seen, Unnamed, User, name,
+    Config, Counters, Executable, Group, GroupName, InForce, LanKey, MarkField, Member,
+    PROCESSES_PER_PAGE, Place, Policy, Renames, Resolvers, RuleBits, RuleSet, Script, Seen,
+    Unnamed, User, name,
 };
 
 use super::{Error, btf, namespace, process, sys};
@@ -43,7 +44,7 @@ pub(super) const MAPS: [Shape; 20] = [
     shape::<u32, u32>(name::DEVICES),
     shape::<u32, Resolvers>(name::RESOLVERS),
     shape::<i32, Renames>(name::NAMES),
-    shape::<u32, u32>(name::GENERATION),
+    shape::<u32, InForce>(name::IN_FORCE),
     shape::<u32, RuleSet>(name::RULES),
     shape::<Executable, RuleBits>(name::EXECUTABLES),
     shape::<Place, RuleBits>(name::PLACES),

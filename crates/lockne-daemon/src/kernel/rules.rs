@@ -8,8 +8,9 @@ use aya::{
     sys::SyscallError,
 };
 use lockne_abi::{
-    Executable, Filter, Group, GroupName, Hash, MAX_GROUP_NAME, MAX_PLACE_NAME, MAX_SCRIPT_NAME,
-    Place, RuleBits, RuleSet, Script, Seen, UNNAMED_GROUPS, Unnamed, User, name,
+    Executable, Filter, Group, GroupName, Hash, InForce, MAX_GROUP_NAME, MAX_PLACE_NAME,
+    MAX_SCRIPT_NAME, Outline, Place, RuleBits, RuleSet, Script, Seen, UNNAMED_GROUPS, Unnamed,
+    User, name,
 };
 
 use super::{Error, sys, take};
@@ -17,7 +18,9 @@ use super::{Error, sys, take};
 /// A whole set of rules, by what an exec is looked up by. Names are shorter than their rooms in the maps.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sheet {
-    /// What is to be known of all together, but for the filter.
+    /// What is to be known of all together.
+    pub(crate) outline: Outline,
+    /// The rules that do not ask, and the policies; not the filter.
     pub(crate) set: RuleSet,
     /// By device and inode.
     pub(crate) executables: BTreeMap<(u32, u64), RuleBits>,
@@ -40,16 +43,13 @@ impl Sheet {
         for (device, directory, name) in self.places.keys() {
             filter.insert(Hash::of_file(*device, *directory).of_place(name));
         }
-        for id in self.users.keys() {
-            filter.insert(Hash::of_user(*id));
-        }
         filter
     }
 }
 
 /// The maps.
 pub(super) struct Maps {
-    generation: Array<MapData, u32>,
+    in_force: Array<MapData, InForce>,
     rules: Array<MapData, RuleSet>,
     executables: HashMap<MapData, Executable, RuleBits>,
     places: HashMap<MapData, Place, RuleBits>,
@@ -63,7 +63,7 @@ pub(super) struct Maps {
 impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
-            generation: take(ebpf, name::GENERATION)?,
+            in_force: take(ebpf, name::IN_FORCE)?,
             rules: take(ebpf, name::RULES)?,
             executables: take(ebpf, name::EXECUTABLES)?,
             places: take(ebpf, name::PLACES)?,
@@ -77,13 +77,13 @@ impl Maps {
 
     /// Writes the set beside the one in force, which may be that of an earlier daemon; then it is in force.
     pub(super) fn replace(&mut self, sheet: &Sheet) -> Result<(), Error> {
-        let generation = self
-            .generation
+        let mut in_force = self
+            .in_force
             .get(&0, 0)
-            .map_err(Error::map(name::GENERATION))?;
+            .map_err(Error::map(name::IN_FORCE))?;
         wait_for_readers();
         // 0 is no generation.
-        let next = generation.checked_add(1).unwrap_or(2);
+        let next = in_force.generation.checked_add(1).unwrap_or(2);
         let slot = next & 1;
         fill(
             &self.executables,
@@ -154,15 +154,23 @@ impl Maps {
         self.rules
             .set(slot, set, 0)
             .map_err(Error::map(name::RULES))?;
-        self.generation
-            .set(0, next, 0)
-            .map_err(Error::map(name::GENERATION))?;
+        in_force.outlines[slot as usize] = sheet.outline;
+        self.set_in_force(in_force)?;
+        // A step of its own: who sees this number sees all that was written before.
+        in_force.generation = next;
+        self.set_in_force(in_force)?;
         fill(
             &self.seen,
             name::SEEN,
             |key| key.generation != next,
             std::iter::empty(),
         )
+    }
+
+    fn set_in_force(&mut self, in_force: InForce) -> Result<(), Error> {
+        self.in_force
+            .set(0, in_force, 0)
+            .map_err(Error::map(name::IN_FORCE))
     }
 }
 

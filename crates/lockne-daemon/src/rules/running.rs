@@ -172,10 +172,10 @@ impl InForce<'_> {
     /// The first rule that names the process. The kernel does the same at exec.
     fn named(&self, pid: u32, process: &Process, ours: &Mounts) -> Option<usize> {
         let sheet = self.sheet;
-        if sheet.set.words == 0 {
+        if sheet.outline.looks == 0 {
             return None;
         }
-        let looks = |at: usize| sheet.set.looks >> at & 1 == 1;
+        let looks = |at: usize| sheet.outline.looks >> at & 1 == 1;
         let mut bits = [RuleBits::NONE; look::COUNT];
         if looks(look::EXECUTABLE) {
             bits[look::EXECUTABLE] = executable(sheet, pid, ours);
@@ -187,7 +187,7 @@ impl InForce<'_> {
         if looks(look::GROUP) {
             bits[look::GROUP] = group(sheet, pid);
         }
-        sheet::first(&sheet.set, &bits)
+        sheet::first(sheet, &bits)
     }
 }
 

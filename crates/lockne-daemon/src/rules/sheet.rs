@@ -10,7 +10,7 @@ use std::{
 };
 
 use lockne_abi::{
-    Group, MAX_GROUP_NAME, MAX_PLACE_NAME, MAX_SCRIPT_NAME, RuleBits, RuleSet, look, node,
+    Group, MAX_GROUP_NAME, MAX_PLACE_NAME, MAX_SCRIPT_NAME, RuleBits, look, node, user_bit,
 };
 use lockne_core::rule::{Match, User};
 
@@ -66,16 +66,15 @@ pub(super) fn write(rules: &[CompiledRule], fallback: Option<&Fallback>) -> Resu
             });
         }
     }
-    let set = &mut writer.sheet.set;
+    let sheet = &mut writer.sheet;
     // Who asks for the root of the cgroups asks for nothing.
-    let everybody = (0..rules.len()).find(|rule| set.any.iter().all(|any| any.contains(*rule)));
-    set.everybody = everybody.map_or(0, |rule| set.policies[rule].into());
-    set.words = u32::try_from(rules.len().div_ceil(64)).unwrap_or(u32::MAX);
-    set.fallback = fallback.map_or(0, |it| it.policy.get().into());
-    if set.looks == 0 {
-        // Nobody asks for anything, so nobody is named.
-        set.words = 0;
-    }
+    let everybody =
+        (0..rules.len()).find(|rule| sheet.set.any.iter().all(|any| any.contains(*rule)));
+    let outline = &mut sheet.outline;
+    outline.everybody = everybody.map_or(0, |rule| sheet.set.policies[rule]);
+    outline.users = sheet.users.keys().fold(0, |bits, id| bits | user_bit(*id));
+    outline.words = u8::try_from(rules.len().div_ceil(64)).unwrap_or(u8::MAX);
+    outline.fallback = fallback.map_or(0, |it| it.policy.get());
     Ok(Written {
         sheet: writer.sheet,
         missing,
@@ -112,12 +111,11 @@ impl Writer {
         if !asks.iter().any(|(_, asks)| *asks) {
             return missing;
         }
-        let set: &mut RuleSet = &mut self.sheet.set;
         for (look, asks) in asks {
             if asks {
-                set.looks |= 1 << look;
+                self.sheet.outline.looks |= 1 << look;
             } else {
-                set.any[look].insert(rule);
+                self.sheet.set.any[look].insert(rule);
             }
         }
         if let Some(path) = &matches.exe {
@@ -341,12 +339,12 @@ fn number(user: &User) -> Option<u32> {
 }
 
 /// Which rule names what has these bits in each look, if it is looked at.
-pub(super) fn first(set: &RuleSet, bits: &[RuleBits; look::COUNT]) -> Option<usize> {
-    (0..set.words as usize).find_map(|word| {
+pub(super) fn first(sheet: &Sheet, bits: &[RuleBits; look::COUNT]) -> Option<usize> {
+    (0..sheet.outline.words.into()).find_map(|word| {
         let mut hit = u64::MAX;
         for (at, bits) in bits.iter().enumerate() {
-            if set.looks >> at & 1 == 1 {
-                hit &= set.any[at].words[word] | bits.words[word];
+            if sheet.outline.looks >> at & 1 == 1 {
+                hit &= sheet.set.any[at].words[word] | bits.words[word];
             }
         }
         (hit != 0).then(|| word * 64 + hit.trailing_zeros() as usize)
