@@ -117,8 +117,6 @@ pub mod name {
     pub const KEEP_MARK: &str = "keep_mark";
     /// Program on `cgroup_skb/egress`.
     pub const GUARD_EGRESS: &str = "guard_egress";
-    /// Program on `cgroup_skb/ingress`.
-    pub const COUNT_INGRESS: &str = "count_ingress";
     /// Program on `tp_btf/sched_process_fork`.
     pub const FOLLOW_FORK: &str = "follow_fork";
     /// Program on `tp_btf/sched_process_exec`.
@@ -296,7 +294,7 @@ impl Policy {
     }
 }
 
-/// What a policy's sockets have sent and received beside loopback, and what was refused.
+/// What a policy's sockets have sent beside loopback, what arrived by its tunnel, and what was refused.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -304,7 +302,7 @@ pub struct Counters {
     pub tx_packets: u64,
     /// Bytes of the packets that left, from the IP header on.
     pub tx_bytes: u64,
-    /// Packets that arrived.
+    /// IP packets that arrived; where policies share the tunnel, those of TCP and UDP for a socket of this one.
     pub rx_packets: u64,
     /// Bytes of the packets that arrived, from the IP header on.
     pub rx_bytes: u64,

@@ -1,4 +1,4 @@
-//! `cgroup_skb/egress` and `ingress`: the last check on what leaves, and the counters.
+//! `cgroup_skb/egress`: the last check on what leaves, and its counters.
 //!
 //! Runs for each packet of the machine, so what is asked of all is one field of the packet. Helper
 //! calls cost about 20 ns each; the way of a policed packet to its own device has none but the two map
@@ -60,21 +60,6 @@ pub(crate) fn guard_egress(ctx: SkBuffContext) -> i32 {
     }
 }
 
-/// Counts what arrives for a policy, on the device that it allows.
-#[cgroup_skb(ingress)]
-pub(crate) fn count_ingress(ctx: SkBuffContext) -> i32 {
-    let skb = ctx.skb.skb;
-    // SAFETY: the kernel passes a valid packet.
-    let (mark, device) = unsafe { ((*skb).mark, (*skb).ifindex) };
-    if mark == 0 || device == LOOPBACK {
-        return PASS;
-    }
-    match config::field().policy(mark) {
-        0 => PASS,
-        id => count_arrived(skb, id, device),
-    }
-}
-
 /// A packet of policy `id` leaves.
 ///
 /// Out of line, and so are the others like it: what a function saves and restores, each packet that comes
@@ -99,26 +84,6 @@ fn policy_strictly(skb: *mut __sk_buff, mark: u32) -> u8 {
     strictest(packet, policy_of_socket(skb))
 }
 
-/// A packet of policy `id` arrives by `device`; of which policy, the socket says where two share the device.
-#[inline(never)]
-fn count_arrived(skb: *mut __sk_buff, id: u8, device: u32) -> i32 {
-    let mut id = id;
-    let mut policy = map::policy(id);
-    if policy.is_shared() {
-        id = policy_of_socket(skb);
-        policy = map::policy(id);
-    }
-    if id != 0 && !policy.is_direct() && policy.allows(device) {
-        // SAFETY: the kernel passes a valid packet.
-        let (bytes, packets) = unsafe { ((*skb).len, packets((*skb).gso_segs)) };
-        map::count(id, |counters| {
-            counters.rx_packets += packets;
-            counters.rx_bytes += u64::from(bytes);
-        });
-    }
-    PASS
-}
-
 #[inline(always)]
 fn way(policy: Policy, device: u32) -> Way {
     if device == LOOPBACK {
@@ -137,7 +102,7 @@ fn strictest(packet: u8, socket: u8) -> u8 {
 }
 
 #[inline(always)]
-fn packets(gso_segments: u32) -> u64 {
+pub(crate) fn packets(gso_segments: u32) -> u64 {
     u64::from(gso_segments.max(1))
 }
 

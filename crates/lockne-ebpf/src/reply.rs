@@ -1,12 +1,28 @@
-//! Classifier on the ingress of tunnel devices: stamps the policy on what arrives.
+//! Classifier on the ingress of tunnel devices: stamps the policy on what arrives, and counts it.
 //!
-//! With it, strict reverse path filters look replies up in the tunnel's own table
+//! With the stamp, strict reverse path filters look replies up in the tunnel's own table
 //! (`src_valid_mark`), and what the kernel answers by itself goes back the way it came
 //! (`fwmark_reflect`). Attached by TCX (Linux 6.6), before that by clsact.
+//!
+//! It is counted here and not where sockets receive (`cgroup_skb/ingress`), where each packet of the machine would
+//! pay the kernel's price for a program, about 50 ns.
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    bindings::{
+        __sk_buff, BPF_F_CURRENT_NETNS, TC_ACT_UNSPEC, bpf_hdr_start_off::BPF_HDR_START_NET,
+    },
+    helpers::generated::{
+        bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_load_bytes_relative,
+    },
+    macros::classifier,
+    programs::TcContext,
+};
 
-use crate::{config, map::DEVICES};
+use crate::{
+    config,
+    guard::packets,
+    map::{self, DEVICES},
+};
 
 /// Stamps the policy of the device on a packet, and lets the next program decide.
 #[classifier]
@@ -16,9 +32,134 @@ pub(crate) fn stamp_reply(ctx: TcContext) -> i32 {
     unsafe {
         let device = (*skb).ifindex;
         if let Some(id) = DEVICES.get(device) {
-            let mark = config::field().stamp((*skb).mark, *id as u8);
+            let id = *id as u8;
+            let mark = config::field().stamp((*skb).mark, id);
             (*skb).mark = mark;
+            count(skb, device, id);
         }
     }
     TC_ACT_UNSPEC
+}
+
+/// Counts a packet for policy `id`, or for that of its socket where several share the device.
+#[inline(always)]
+fn count(skb: *mut __sk_buff, device: u32, id: u8) {
+    let id = if map::policy(id).is_shared() {
+        policy_of_socket(skb)
+    } else {
+        id
+    };
+    let policy = map::policy(id);
+    let bytes = length(skb);
+    if id == 0 || bytes == 0 || policy.is_direct() || !policy.allows(device) {
+        return;
+    }
+    // SAFETY: the kernel passes a valid packet.
+    let packets = packets(unsafe { (*skb).gso_segs });
+    map::count(id, |counters| {
+        counters.rx_packets += packets;
+        counters.rx_bytes += bytes;
+    });
+}
+
+/// The bytes of a packet from its IP header on; 0 if it is only what neighbours say to each other.
+#[inline(always)]
+fn length(skb: *mut __sk_buff) -> u64 {
+    const ICMPV6: u8 = 58;
+    // What has come further than from a neighbour has less (RFC 4861, 6.1).
+    const FROM_NEIGHBOUR: u8 = 255;
+    let Some(start) = load::<8>(skb, 0) else {
+        return 0;
+    };
+    let (header, said) = match start[0] >> 4 {
+        4 => (0, [start[2], start[3]]),
+        6 if start[6..] == [ICMPV6, FROM_NEIGHBOUR] => return 0,
+        6 => (40, [start[4], start[5]]),
+        _ => return 0,
+    };
+    match u16::from_be_bytes(said) {
+        // More than can be said there. This may begin where the device's own header does.
+        // SAFETY: the kernel passes a valid packet.
+        0 => unsafe { (*skb).len.into() },
+        said => header + u64::from(said),
+    }
+}
+
+/// The policy of the socket that a packet is for; 0 if it has none, or the packet is of another protocol than TCP and
+/// UDP.
+///
+/// Out of line, for its stack.
+#[inline(never)]
+fn policy_of_socket(skb: *mut __sk_buff) -> u8 {
+    // At its start a packet has the version, and where IPv4 has it the length of its header.
+    let start = load::<1>(skb, 0).map_or(0, |[start]| start);
+    match start >> 4 {
+        4 => {
+            let ports = u32::from(start & 0xf) * 4;
+            load(skb, 9).map_or(0, |[protocol]| policy_by::<8>(skb, protocol, 12, ports))
+        }
+        6 => load(skb, 6).map_or(0, |[protocol]| policy_by::<32>(skb, protocol, 8, 40)),
+        _ => 0,
+    }
+}
+
+/// What `struct bpf_sock_tuple` has: both addresses, then both ports, in the order in which they are in a packet.
+#[repr(C)]
+struct Tuple<const ADDRESSES: usize> {
+    addresses: [u8; ADDRESSES],
+    ports: [u8; 4],
+}
+
+/// The policy of the socket that packets go to with the addresses and ports that are at these places.
+#[inline(always)]
+fn policy_by<const ADDRESSES: usize>(
+    skb: *mut __sk_buff,
+    protocol: u8,
+    addresses: u32,
+    ports: u32,
+) -> u8 {
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    if !matches!(protocol, TCP | UDP) {
+        return 0;
+    }
+    let (Some(addresses), Some(ports)) = (load(skb, addresses), load(skb, ports)) else {
+        return 0;
+    };
+    let mut tuple = Tuple::<ADDRESSES> { addresses, ports };
+    // SAFETY: the kernel passes a valid packet, and the helper reads no more than the length says. The verifier sees to
+    // it that the socket is given back.
+    unsafe {
+        let (skb, at) = (skb.cast(), (&raw mut tuple).cast());
+        let length = size_of::<Tuple<ADDRESSES>>() as u32;
+        let here = i64::from(BPF_F_CURRENT_NETNS).cast_unsigned();
+        let socket = if protocol == TCP {
+            bpf_sk_lookup_tcp(skb, at, length, here, 0)
+        } else {
+            bpf_sk_lookup_udp(skb, at, length, here, 0)
+        };
+        if socket.is_null() {
+            return 0;
+        }
+        let mark = (*socket).mark;
+        bpf_sk_release(socket.cast());
+        config::field().policy(mark)
+    }
+}
+
+/// Bytes of a packet, counted from its IP header on.
+#[inline(always)]
+fn load<const N: usize>(skb: *mut __sk_buff, at: u32) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: the kernel passes a valid packet, and the helper writes no more than the length says.
+    let failed = unsafe {
+        bpf_skb_load_bytes_relative(
+            skb.cast(),
+            at,
+            bytes.as_mut_ptr().cast(),
+            N as u32,
+            BPF_HDR_START_NET,
+        )
+    };
+    (failed == 0).then_some(bytes)
 }

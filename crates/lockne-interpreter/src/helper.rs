@@ -20,6 +20,10 @@ pub(crate) const ALL: &[(u32, Helper)] = &[
     (35, get_current_task),
     (46, get_socket_cookie),
     (49, setsockopt),
+    (68, skb_load_bytes),
+    (84, sk_lookup),
+    (85, sk_lookup),
+    (86, sk_release),
     (95, sk_fullsock),
     (107, sk_storage_get),
     (113, probe_read_kernel),
@@ -144,6 +148,7 @@ fn get_current_task(_: u64, _: u64, _: u64, _: u64, _: u64) -> u64 {
     on_world(|world| world.task)
 }
 
+/// Also `bpf_skb_load_bytes_relative`: packets here have no header of a device.
 fn skb_load_bytes(_: u64, offset: u64, to: u64, len: u64, _: u64) -> u64 {
     on_world(|world| {
         let (offset, len) = (narrow(offset) as usize, narrow(len) as usize);
@@ -173,6 +178,19 @@ fn setsockopt(_: u64, level: u64, option: u64, value: u64, len: u64) -> u64 {
         }
         i64::from(world.setsockopt_result).cast_unsigned()
     })
+}
+
+/// For TCP and UDP alike.
+fn sk_lookup(_: u64, tuple: u64, len: u64, _: u64, _: u64) -> u64 {
+    on_world(|world| {
+        // SAFETY: the verifier checked the length.
+        let tuple = unsafe { bytes(tuple, narrow(len) as usize) };
+        world.sockets.get(tuple).copied().unwrap_or(0)
+    })
+}
+
+fn sk_release(_: u64, _: u64, _: u64, _: u64, _: u64) -> u64 {
+    0
 }
 
 /// Every socket here is a full one.

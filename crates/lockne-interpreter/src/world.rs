@@ -20,6 +20,8 @@ pub struct World {
     pub netns_cookie: u64,
     /// `bpf_get_socket_cookie`.
     pub socket_cookie: u64,
+    /// The addresses of sockets that `bpf_sk_lookup_tcp` and `bpf_sk_lookup_udp` find, by the bytes of the tuple.
+    pub sockets: BTreeMap<Vec<u8>, u64>,
     /// Nanoseconds: `bpf_ktime_get_ns`.
     pub now: u64,
     /// The bytes that `bpf_skb_load_bytes` copies from.

@@ -19,12 +19,11 @@ type Hook = Option<u32>;
 
 /// Every program that is attached once, in the order in which they begin to act: who is policed is
 /// known before sockets are marked, and what is marked is guarded.
-pub(super) const HOOKS: [(&str, Hook); 15] = [
+pub(super) const HOOKS: [(&str, Hook); 14] = [
     (name::FOLLOW_FORK, None),
     (name::FORGET_EXIT, None),
     (name::DECIDE_EXEC, None),
     (name::GUARD_EGRESS, Some(1)),
-    (name::COUNT_INGRESS, Some(0)),
     (name::MARK_SOCKET, Some(2)),
     (name::KEEP_MARK, Some(22)),
     (name::CONNECT4, Some(10)),

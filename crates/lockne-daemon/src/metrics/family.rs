@@ -54,9 +54,9 @@ families! {
     TRANSMIT_BYTES Counter "lockne_policy_transmit_bytes_total" POLICY,
         "Bytes that programs sent, from the IP header on, without loopback";
     RECEIVE_PACKETS Counter "lockne_policy_receive_packets_total" POLICY,
-        "Packets that programs received, without loopback; not for direct";
+        "Packets that arrived by its tunnel; where policies share one, those of TCP and UDP for sockets of this one; not for direct";
     RECEIVE_BYTES Counter "lockne_policy_receive_bytes_total" POLICY,
-        "Bytes that programs received, from the IP header on, without loopback; not for direct";
+        "The bytes of these, from the IP header on; not for direct";
     REFUSED Counter "lockne_policy_refused_total" POLICY,
         "Packets and calls that were refused, so that nothing leaked";
     PROCESSES Gauge "lockne_policy_processes" POLICY,

@@ -1,4 +1,4 @@
-//! `guard_egress` and `count_ingress`: who may leave, and what is counted.
+//! `guard_egress`: who may leave, and what is counted.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
@@ -51,21 +51,6 @@ fn leave(
     prepare: impl Fn(&mut World, &mut __sk_buff),
 ) -> Outcome<__sk_buff> {
     run(name::GUARD_EGRESS, packet, |world, packet| {
-        set_policy(world, 7, Policy::tunnel(WG0));
-        let mut skb = context::skb(packet);
-        (skb.mark, skb.ifindex) = (mark, device);
-        prepare(world, &mut skb);
-        skb
-    })
-}
-
-/// Lets `packet` arrive on `device` with `mark`.
-fn arrive(
-    mark: u32,
-    device: u32,
-    prepare: impl Fn(&mut World, &mut __sk_buff),
-) -> Outcome<__sk_buff> {
-    run(name::COUNT_INGRESS, &udp4(FAR), |world, packet| {
         set_policy(world, 7, Policy::tunnel(WG0));
         let mut skb = context::skb(packet);
         (skb.mark, skb.ifindex) = (mark, device);
@@ -261,44 +246,6 @@ fn packet_whose_namespace_cannot_be_read_is_taken_for_ours() {
     assert_eq!(after.verdict, DROP);
 }
 
-#[test]
-fn arriving_packet_is_counted_on_the_tunnel_of_its_policy_only() {
-    let received = |mark, device| {
-        let mut after = arrive(mark, device, |_, _| {});
-        assert_eq!(after.verdict, PASS);
-        counters(&mut after.world, 7).rx_packets
-    };
-
-    assert_eq!(received(mark(7), WG0), 1);
-    assert_eq!(received(mark(7), ETH0), 0);
-    assert_eq!(received(mark(7), LOOPBACK), 0);
-    assert_eq!(received(0, WG0), 0);
-}
-
-#[test]
-fn packet_of_a_shared_tunnel_counts_for_the_policy_of_the_socket_that_gets_it() {
-    let share = |world: &mut World| {
-        set_policy(world, 7, Policy::tunnel(WG0).shared());
-        set_policy(world, 8, Policy::tunnel(WG0).shared());
-    };
-    let mut after = arrive(mark(7), WG0, |world, skb| {
-        share(world);
-        let mut socket = context::sock();
-        socket.mark = mark(8);
-        // SAFETY: integers only.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(std::ptr::from_ref(&socket).cast(), size_of_val(&socket))
-        };
-        let socket = world.block(bytes);
-        set_socket(skb, socket);
-    });
-    assert_eq!(counters(&mut after.world, 8).rx_packets, 1);
-    assert_eq!(counters(&mut after.world, 7).rx_packets, 0);
-
-    let mut after = arrive(mark(7), WG0, |world, _| share(world));
-    assert_eq!(counters(&mut after.world, 7).rx_packets, 0);
-}
-
 /// A socket whose mark is that of policy 7, seen by a guard that looks at sockets.
 fn strict(world: &mut World, skb: &mut __sk_buff) {
     assert!(world.map(name::BSS).set(&[0; 4], &1_u32.to_ne_bytes()));
@@ -306,7 +253,7 @@ fn strict(world: &mut World, skb: &mut __sk_buff) {
     set_socket(skb, address);
 }
 
-fn marked_socket(world: &mut World, mark: u32) -> u64 {
+pub(crate) fn marked_socket(world: &mut World, mark: u32) -> u64 {
     let mut sock = [0; size_of::<bpf_sock>()];
     let at = std::mem::offset_of!(bpf_sock, mark);
     sock[at..at + 4].copy_from_slice(&mark.to_ne_bytes());

@@ -37,7 +37,7 @@ macro_rules! tests {
 /// How many programs are attached once, on this kernel.
 pub(crate) fn hooks() -> usize {
     // The one on Unix sockets came with Linux 6.7.
-    15 + usize::from(version() >= (6, 7))
+    14 + usize::from(version() >= (6, 7))
 }
 
 /// The first two numbers of the kernel's version.

@@ -34,8 +34,8 @@ const EMPTY: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
 /// Where one of our programs is attached.
 #[derive(Clone, Copy)]
 pub(crate) enum Hook {
-    /// Packets, by `enum bpf_attach_type`.
-    Packet(u32),
+    /// Packets that leave.
+    Packet,
     /// New sockets.
     Socket,
     /// Calls with an address, by `enum bpf_attach_type`.
@@ -55,7 +55,7 @@ pub(crate) struct Empty {
 impl Empty {
     pub(crate) fn attach(hook: Hook) -> Result<Self> {
         let (kind, at) = match hook {
-            Hook::Packet(at) => (CGROUP_SKB, at),
+            Hook::Packet => (CGROUP_SKB, 1),
             Hook::Socket => (CGROUP_SOCK, 2),
             Hook::Call(at) => (CGROUP_SOCK_ADDR, at),
             Hook::Option => (CGROUP_SOCKOPT, 22),

@@ -42,9 +42,8 @@ const PROCESSES: usize = 100;
 const FAR_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 1, 1);
 const PORT: u16 = 4000;
 
-const HOOKS: [(&str, Hook); 12] = [
-    ("guard_egress", Hook::Packet(1)),
-    ("count_ingress", Hook::Packet(0)),
+const HOOKS: [(&str, Hook); 11] = [
+    ("guard_egress", Hook::Packet),
     ("mark_socket", Hook::Socket),
     ("follow_fork", Hook::Tracepoint(c"sched_process_fork")),
     ("forget_exit", Hook::Tracepoint(c"sched_process_exit")),
@@ -83,8 +82,7 @@ const CASES: [(Rules, Work, &[Case]); 20] = [
         Work::SEND,
         &[
             (0, PACKETS, Some(8.0), "guard_egress, policed packet"),
-            (1, PACKETS, Some(2.0), "count_ingress, other packet"),
-            (7, PACKETS, Some(300.0), "sendmsg4, policed process"),
+            (6, PACKETS, Some(300.0), "sendmsg4, policed process"),
         ],
     ),
     (
@@ -92,87 +90,86 @@ const CASES: [(Rules, Work, &[Case]); 20] = [
         Work::Receive,
         &[
             (0, PACKETS, Some(2.0), "guard_egress, other packet"),
-            (1, PACKETS, Some(8.0), "count_ingress, policed packet"),
-            (7, PACKETS, Some(300.0), "sendmsg4, other process"),
+            (6, PACKETS, Some(300.0), "sendmsg4, other process"),
         ],
     ),
     (
         Rules::Files(0),
         Work::Policed("sockets"),
-        &[(2, SOCKETS, Some(200.0), "mark_socket, policed process")],
+        &[(1, SOCKETS, Some(200.0), "mark_socket, policed process")],
     ),
     (
         Rules::Files(0),
         Work::Free("sockets"),
-        &[(2, SOCKETS, Some(200.0), "mark_socket, other process")],
+        &[(1, SOCKETS, Some(200.0), "mark_socket, other process")],
     ),
     (
         Rules::Files(0),
         Work::Policed("connects"),
-        &[(6, CALLS, Some(300.0), "connect4, policed process")],
+        &[(5, CALLS, Some(300.0), "connect4, policed process")],
     ),
     (
         Rules::Files(0),
         Work::Free("connects"),
-        &[(6, CALLS, Some(300.0), "connect4, other process")],
+        &[(5, CALLS, Some(300.0), "connect4, other process")],
     ),
     (
         Rules::Files(0),
         Work::Free("receives"),
-        &[(8, CALLS, Some(300.0), "recvmsg4, other process")],
+        &[(7, CALLS, Some(300.0), "recvmsg4, other process")],
     ),
     (
         Rules::Files(0),
         Work::Free("names"),
-        &[(9, CALLS, Some(300.0), "getpeername4, other process")],
+        &[(8, CALLS, Some(300.0), "getpeername4, other process")],
     ),
     (
         Rules::Files(0),
         Work::Free("options"),
-        &[(10, CALLS, Some(300.0), "keep_mark, other process")],
+        &[(9, CALLS, Some(300.0), "keep_mark, other process")],
     ),
     (
         Rules::Files(0),
         Work::Free("local"),
-        &[(11, CALLS, Some(300.0), "connect_unix, other process")],
+        &[(10, CALLS, Some(300.0), "connect_unix, other process")],
     ),
     (
         Rules::Files(0),
         Work::Policed("processes"),
         &[
-            (3, PROCESSES, None, "follow_fork, policed process"),
-            (4, PROCESSES, None, "forget_exit, policed process"),
+            (2, PROCESSES, None, "follow_fork, policed process"),
+            (3, PROCESSES, None, "forget_exit, policed process"),
         ],
     ),
     (
         Rules::Files(0),
         Work::Free("processes"),
         &[
-            (3, PROCESSES, None, "follow_fork, other process"),
-            (4, PROCESSES, None, "forget_exit, other process"),
-            (5, PROCESSES, Some(300.0), "decide_exec, no rules"),
+            (2, PROCESSES, None, "follow_fork, other process"),
+            (3, PROCESSES, None, "forget_exit, other process"),
+            (4, PROCESSES, Some(300.0), "decide_exec, no rules"),
         ],
     ),
     (
         Rules::Files(10),
         Work::Free("processes"),
-        &[(5, PROCESSES, Some(300.0), "decide_exec, 10 rules")],
+        &[(4, PROCESSES, Some(300.0), "decide_exec, 10 rules")],
     ),
     (
         Rules::Files(1000),
         Work::Free("processes"),
-        &[(5, PROCESSES, Some(300.0), "decide_exec, 1000 rules")],
+        &[(4, PROCESSES, Some(300.0), "decide_exec, 1000 rules")],
     ),
     (
         Rules::Mixed(1000),
         Work::Free("processes"),
-        &[(5, PROCESSES, Some(300.0), "decide_exec, 1000 mixed rules")],
+        &[(4, PROCESSES, Some(300.0), "decide_exec, 1000 mixed rules")],
     ),
     (
         Rules::Named(1000),
         Work::Free("processes"),
         &[(
-            5,
+            4,
             PROCESSES,
             Some(300.0),
             "decide_exec, named by the last of 1000",
@@ -181,7 +178,7 @@ const CASES: [(Rules, Work, &[Case]); 20] = [
     (
         Rules::Files(1000),
         Work::Policed("sockets"),
-        &[(2, SOCKETS, Some(200.0), "mark_socket, policed, 1000 rules")],
+        &[(1, SOCKETS, Some(200.0), "mark_socket, policed, 1000 rules")],
     ),
     // Rules, which no packet may notice.
     (

@@ -34,7 +34,7 @@ pub(crate) fn measure(place: &Place, rounds: usize) -> Result<Vec<Figure>> {
     let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime)?;
     let mut figures = SOCKETS.map(|(_, goal, name)| Figure::new(name, "ns", Some(goal)));
     for round in 0..rounds {
-        let attach_empty = || Empty::attach(Hook::Packet(1));
+        let attach_empty = || Empty::attach(Hook::Packet);
         let before = round.is_multiple_of(2).then(attach_empty).transpose()?;
         let watcher = Watcher::start(place)?;
         let empty = before.map_or_else(attach_empty, Ok)?;
