@@ -1,6 +1,11 @@
 //! The maps by which an exec is decided.
 
-use std::{collections::BTreeMap, os::fd::AsFd as _};
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd as _,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use aya::{
     Ebpf, Pod,
@@ -58,6 +63,8 @@ pub(super) struct Maps {
     groups: HashMap<MapData, GroupName, Group>,
     seen: HashMap<MapData, Seen, RuleBits>,
     unnamed: Array<MapData, Unnamed>,
+    /// Who may still read the slot that is not in force.
+    readers: Readers,
 }
 
 impl Maps {
@@ -72,6 +79,8 @@ impl Maps {
             groups: take(ebpf, name::GROUPS)?,
             seen: take(ebpf, name::SEEN)?,
             unnamed: take(ebpf, name::UNNAMED)?,
+            // Of an earlier daemon.
+            readers: Readers::until_now(),
         })
     }
 
@@ -81,7 +90,7 @@ impl Maps {
             .in_force
             .get(&0, 0)
             .map_err(Error::map(name::IN_FORCE))?;
-        wait_for_readers();
+        self.readers.wait();
         // 0 is no generation.
         let next = in_force.generation.checked_add(1).unwrap_or(2);
         let slot = next & 1;
@@ -159,6 +168,7 @@ impl Maps {
         // A step of its own: who sees this number sees all that was written before.
         in_force.generation = next;
         self.set_in_force(in_force)?;
+        self.readers = Readers::until_now();
         fill(
             &self.seen,
             name::SEEN,
@@ -174,6 +184,26 @@ impl Maps {
     }
 }
 
+/// The programs that ran at a moment. Whether they have ended takes the kernel some 15 ms to tell, which passes beside
+/// other things: mostly, long before it has to be known.
+struct Readers(Option<JoinHandle<()>>);
+
+impl Readers {
+    fn until_now() -> Self {
+        let told = thread::Builder::new().spawn(wait_for_readers);
+        if told.is_err() {
+            wait_for_readers();
+        }
+        Self(told.ok())
+    }
+
+    fn wait(&mut self) {
+        if self.0.take().is_some_and(|told| told.join().is_err()) {
+            wait_for_readers();
+        }
+    }
+}
+
 /// Waits until every program that runs now has ended: whoever reads the slot that is not in force, or is of
 /// the daemon before.
 ///
@@ -185,7 +215,7 @@ pub(super) fn wait_for_readers() {
     let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0) };
     if result != 0 {
         // Not where CPUs are without ticks (`nohz_full`). Nothing reads for a hundredth of this.
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
