@@ -145,7 +145,10 @@ pub(crate) struct Json {
 #[command(after_help = "\
 The program keeps your terminal, environment, directory and user; its children
 share its policy. The exit code is the program's own; 125 if lockne failed
-before it, 126 if it cannot be executed, 127 if it is not found.")]
+before it, 126 if it cannot be executed, 127 if it is not found.
+
+Which of several `--via` it uses is decided anew by the daemon only: should that
+die, the program stays on the way that it is on, `direct` too.")]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) action: ActionArgs,
