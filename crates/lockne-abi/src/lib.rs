@@ -536,8 +536,8 @@ pub struct Config {
     pub cred_user_ns: u32,
     /// Byte offset of `user_namespace.level`.
     pub user_ns_level: u32,
-    /// Nothing.
-    pub padding: u32,
+    /// 1 if programs at `setsockopt` may ask for the id of the process (`bpf_get_current_pid_tgid`, Linux 6.1).
+    pub has_option_pid: u32,
 }
 
 const _: () = assert!(size_of::<Policy>() == 12);

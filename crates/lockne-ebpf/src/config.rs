@@ -44,7 +44,7 @@ static CONFIG: Config = Config {
     cred_permitted: 0,
     cred_user_ns: 0,
     user_ns_level: 0,
-    padding: 0,
+    has_option_pid: 0,
 };
 
 macro_rules! fields {
@@ -93,6 +93,7 @@ fields! {
     cred_permitted: u32,
     cred_user_ns: u32,
     user_ns_level: u32,
+    has_option_pid: u32,
 }
 
 /// The bits of the mark that are ours.

@@ -1,16 +1,22 @@
 //! `cgroup/setsockopt`: a policed program cannot take its policy off a socket.
 //!
 //! `SO_MARK` needs `CAP_NET_ADMIN` or `CAP_NET_RAW`. Its other 24 bits stay the program's own. The hook sees
-//! `io_uring` too, but no control messages: for those the guard is strict. Needs Linux 5.14, for the id of the process here.
+//! `io_uring` too, but no control messages: for those the guard is strict. Needs Linux 5.14, for the network namespace.
 
 use aya_ebpf::{
-    helpers::generated::bpf_get_netns_cookie, macros::cgroup_sockopt, programs::SockoptContext,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_task, bpf_get_netns_cookie},
+    },
+    macros::cgroup_sockopt,
+    programs::SockoptContext,
 };
 use lockne_abi::MarkField;
 
 use crate::{
     config, map,
     process::{self, Standing},
+    strict,
     verdict::{ALLOW, Errno, refuse},
 };
 
@@ -34,7 +40,7 @@ pub(crate) fn keep_mark(ctx: SockoptContext) -> i32 {
     if level != SOL_SOCKET || name != SO_MARK {
         return ALLOW;
     }
-    let standing = process::current();
+    let standing = process::of(tgid());
     if standing == Standing::Free {
         return ALLOW;
     }
@@ -49,6 +55,17 @@ pub(crate) fn keep_mark(ctx: SockoptContext) -> i32 {
         map::count_refusal(id);
     }
     refuse(Errno::NotPermitted)
+}
+
+/// The process that runs now.
+#[inline(always)]
+fn tgid() -> u32 {
+    if config::has_option_pid() != 0 {
+        return (bpf_get_current_pid_tgid() >> 32) as u32;
+    }
+    // SAFETY: it takes nothing.
+    let task = unsafe { bpf_get_current_task() };
+    strict::read(task, config::task_tgid()).unwrap_or(u32::MAX)
 }
 
 #[inline(always)]

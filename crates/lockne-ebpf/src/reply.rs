@@ -65,16 +65,18 @@ fn count(skb: *mut __sk_buff, device: u32, id: u8) {
 /// The bytes of a packet from its IP header on; 0 if it is only what neighbours say to each other.
 #[inline(always)]
 fn length(skb: *mut __sk_buff) -> u64 {
+    const IGMP: u8 = 2;
     const ICMPV6: u8 = 58;
-    // What has come further than from a neighbour has less (RFC 4861, 6.1).
-    const FROM_NEIGHBOUR: u8 = 255;
-    let Some(start) = load::<8>(skb, 0) else {
+    // Of neighbour discovery: what has come further than from a neighbour has less (RFC 4861, 6.1).
+    const HOPS: u8 = 255;
+    // Memberships of groups are told with it (RFC 3810, 5), and little else has it.
+    const HOP_BY_HOP: u8 = 0;
+    let Some(start) = load::<10>(skb, 0) else {
         return 0;
     };
     let (header, said) = match start[0] >> 4 {
-        4 => (0, [start[2], start[3]]),
-        6 if start[6..] == [ICMPV6, FROM_NEIGHBOUR] => return 0,
-        6 => (40, [start[4], start[5]]),
+        4 if start[9] != IGMP => (0, [start[2], start[3]]),
+        6 if start[6] != HOP_BY_HOP && start[6..8] != [ICMPV6, HOPS] => (40, [start[4], start[5]]),
         _ => return 0,
     };
     match u16::from_be_bytes(said) {
@@ -123,10 +125,14 @@ fn policy_by<const ADDRESSES: usize>(
     if !matches!(protocol, TCP | UDP) {
         return 0;
     }
-    let (Some(addresses), Some(ports)) = (load(skb, addresses), load(skb, ports)) else {
-        return 0;
+    // In its place at once: to 5.15's verifier, a copy of what could not be loaded is one of nothing.
+    let mut tuple = Tuple {
+        addresses: [0; ADDRESSES],
+        ports: [0; 4],
     };
-    let mut tuple = Tuple::<ADDRESSES> { addresses, ports };
+    if !fill(skb, addresses, &mut tuple.addresses) || !fill(skb, ports, &mut tuple.ports) {
+        return 0;
+    }
     // SAFETY: the kernel passes a valid packet, and the helper reads no more than the length says. The verifier sees to
     // it that the socket is given back.
     unsafe {
@@ -151,15 +157,12 @@ fn policy_by<const ADDRESSES: usize>(
 #[inline(always)]
 fn load<const N: usize>(skb: *mut __sk_buff, at: u32) -> Option<[u8; N]> {
     let mut bytes = [0; N];
+    fill(skb, at, &mut bytes).then_some(bytes)
+}
+
+#[inline(always)]
+fn fill(skb: *mut __sk_buff, at: u32, bytes: &mut [u8]) -> bool {
+    let (to, length) = (bytes.as_mut_ptr().cast(), bytes.len() as u32);
     // SAFETY: the kernel passes a valid packet, and the helper writes no more than the length says.
-    let failed = unsafe {
-        bpf_skb_load_bytes_relative(
-            skb.cast(),
-            at,
-            bytes.as_mut_ptr().cast(),
-            N as u32,
-            BPF_HDR_START_NET,
-        )
-    };
-    (failed == 0).then_some(bytes)
+    unsafe { bpf_skb_load_bytes_relative(skb.cast(), at, to, length, BPF_HDR_START_NET) == 0 }
 }

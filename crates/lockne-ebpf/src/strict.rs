@@ -70,7 +70,7 @@ fn can_mark() -> bool {
 
 /// Reads a member of a kernel struct.
 #[inline(always)]
-fn read<T: Copy + Default>(base: u64, offset: u32) -> Option<T> {
+pub(crate) fn read<T: Copy + Default>(base: u64, offset: u32) -> Option<T> {
     let mut value = T::default();
     let from = base.wrapping_add(u64::from(offset)) as *const _;
     // SAFETY: the helper checks the address, and writes no more than the length says.

@@ -141,9 +141,10 @@ fn processes(pins: &Path) -> Result<u32, Error> {
 
 fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
     let types = btf::Btf::of_kernel()?;
-    let has_set_retval =
-        is_helper_supported(ProgramType::CgroupSock, BpfHelper::BPF_FUNC_set_retval)
-            .map_err(|error| Error::program("probe", error))?;
+    let has = |program, helper| {
+        let supported = is_helper_supported(program, helper);
+        supported.map_err(|error| Error::program("probe", error))
+    };
     Ok(Config {
         netns_cookie: namespace::current()?,
         mark_shift: field.shift(),
@@ -154,7 +155,7 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         signal_live: types.offset("signal_struct", "live")?,
         sock_net: types.offset("sock", "__sk_common.skc_net.net")?,
         net_cookie: types.offset("net", "net_cookie")?,
-        has_set_retval: has_set_retval.into(),
+        has_set_retval: has(ProgramType::CgroupSock, BpfHelper::BPF_FUNC_set_retval)?.into(),
         unix_address: types.offset("bpf_sock_addr_kern", "uaddr").unwrap_or(0),
         unix_length: types.offset("bpf_sock_addr_kern", "uaddrlen").unwrap_or(0),
         task_cgroups: types.offset("task_struct", "cgroups")?,
@@ -185,7 +186,11 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         cred_permitted: types.offset("cred", "cap_permitted")?,
         cred_user_ns: types.offset("cred", "user_ns")?,
         user_ns_level: types.offset("user_namespace", "level")?,
-        padding: 0,
+        has_option_pid: has(
+            ProgramType::CgroupSockopt,
+            BpfHelper::BPF_FUNC_get_current_pid_tgid,
+        )?
+        .into(),
     })
 }
 

@@ -47,7 +47,7 @@ pub(crate) const CONFIG: Config = Config {
     cred_permitted: 16,
     cred_user_ns: 24,
     user_ns_level: 4,
-    padding: 0,
+    has_option_pid: 1,
 };
 
 /// A mark of policy `id`, with bits of somebody else.

@@ -105,7 +105,13 @@ fn neighbours_talk_is_not_counted() {
     packet.write(&mut solicitation, &[0; 16]).unwrap();
     let arp = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &[0; 20]].concat();
 
-    for packet in [solicitation, arp] {
+    let (mut igmp, _) = udp4();
+    igmp[9] = 2;
+    let (mut listener, _) = tcp6();
+    // The first header is one from hop to hop.
+    listener[6] = 0;
+
+    for packet in [solicitation, arp, igmp, listener] {
         let mut after = arrive(&packet, WG0, |_| {});
 
         assert_eq!(counters(&mut after.world, 7), Counters::default());
