@@ -87,7 +87,9 @@ pub fn cut_marked(field: MarkField) -> io::Result<u32> {
     for family in FAMILIES {
         for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
             for socket in marked(family, protocol, field)? {
-                cut += u32::from(destroy(family, protocol, socket.header.socket_id)?);
+                let header = socket.header;
+                let was = destroy(family, protocol, header.state, header.socket_id)?;
+                cut += u32::from(was);
             }
         }
     }
@@ -192,7 +194,7 @@ impl Listed {
 
     /// Cuts its connection; returns whether it had one still. The program sees `ECONNABORTED`.
     pub(crate) fn cut(&self) -> io::Result<bool> {
-        destroy(self.family, self.protocol, self.id.clone())
+        destroy(self.family, self.protocol, self.state, self.id.clone())
     }
 }
 
@@ -239,7 +241,9 @@ pub fn cut_policy(
                 let is_elsewhere =
                     destination_port != 0 && peer != source_address.to_canonical() && !stays(peer);
                 if is_elsewhere && policy(&socket, field) == Some(id) {
-                    cut += u32::from(destroy(family, protocol, socket.header.socket_id)?);
+                    let header = socket.header;
+                    let was = destroy(family, protocol, header.state, header.socket_id)?;
+                    cut += u32::from(was);
                 }
             }
         }
@@ -312,7 +316,9 @@ pub(crate) fn list(family: u8, protocol: u8) -> io::Result<Vec<InetResponse>> {
 }
 
 /// Returns whether there was such a socket still.
-fn destroy(family: u8, protocol: u8, socket_id: SocketId) -> io::Result<bool> {
+fn destroy(family: u8, protocol: u8, state: u8, socket_id: SocketId) -> io::Result<bool> {
+    /// `TCP_TIME_WAIT` of `net/tcp_states.h`.
+    const TIME_WAIT: u8 = 6;
     let request = SockDiagMessage::InetRequest(request(family, protocol, socket_id));
     let socket = send(
         NLM_F_REQUEST | NLM_F_ACK,
@@ -324,6 +330,8 @@ fn destroy(family: u8, protocol: u8, socket_id: SocketId) -> io::Result<bool> {
     match message.payload {
         NetlinkPayload::Error(error) if error.code.is_some() => match -error.raw_code() {
             libc::ENOENT => Ok(false),
+            // What is left of a connection that has ended already, which old kernels do not take away.
+            libc::EOPNOTSUPP if state == TIME_WAIT => Ok(false),
             _ => Err(error.to_io()),
         },
         _ => Ok(true),

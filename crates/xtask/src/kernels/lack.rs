@@ -10,7 +10,37 @@ struct Lack {
 }
 
 /// Each of them. Above its version, nothing is excused.
-const LACKS: [Lack; 8] = [
+const LACKS: [Lack; 14] = [
+    Lack {
+        test: "kernel/mark::multipath_tcp_is_refused_so_that_applications_fall_back",
+        since: (5, 18),
+        reason: ONE_ERROR,
+    },
+    Lack {
+        test: "kernel/remark::older_socket_loses_one_datagram_and_then_is_marked",
+        since: (5, 18),
+        reason: ONE_ERROR,
+    },
+    Lack {
+        test: "kernel/remark::connect_of_a_socket_bound_to_a_wrong_device_fails_at_once",
+        since: (5, 18),
+        reason: ONE_ERROR,
+    },
+    Lack {
+        test: "kernel/guard::nothing_leaves_by_a_wrong_device",
+        since: (5, 18),
+        reason: ONE_ERROR,
+    },
+    Lack {
+        test: "kernel/mark::process_without_a_policy_is_left_alone",
+        since: (6, 1),
+        reason: "a socket of multipath TCP does not tell its mark",
+    },
+    Lack {
+        test: "kernel/mark::socket_in_another_namespace_is_left_alone",
+        since: (6, 1),
+        reason: "a socket of multipath TCP does not tell its mark",
+    },
     Lack {
         test: "kernel/guard::namespace_with_the_number_of_a_dead_one_is_left_alone",
         since: NEVER,
@@ -52,6 +82,9 @@ const LACKS: [Lack; 8] = [
         reason: TOO_LARGE,
     },
 ];
+
+/// What is refused is refused all the same.
+const ONE_ERROR: &str = "the kernel lets no program choose the error, so it is EPERM";
 
 /// They have nothing of the kernel in them.
 const TOO_LARGE: &str = "the program it asks is too large for the memory";
