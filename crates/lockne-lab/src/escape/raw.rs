@@ -318,7 +318,7 @@ fn own_device(it: &Attempt<'_>) -> Result {
     let socket = it.udp()?;
     let fd = socket.as_raw_fd();
     // SAFETY: the request is valid.
-    let up = unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw mut request) };
+    let up = unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS as _, &raw mut request) };
     check(up, "SIOCSIFFLAGS")?;
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").call("ip_forward")?;
     let from = Ipv4Addr::new(10, 108, 0, 2);

@@ -160,7 +160,7 @@ pub(super) fn send_with(
     message.msg_name = to.as_ptr().cast_mut().cast();
     message.msg_namelen = to.len();
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = control.len() * size_of::<u64>();
+    message.msg_controllen = (control.len() * size_of::<u64>()) as _;
     // SAFETY: every pointer in the message is valid for its length.
     let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) };
     check(sent, "sendmsg").map(drop)

@@ -125,7 +125,7 @@ impl Control {
         }
         if !self.0.is_empty() {
             message.msg_control = self.0.as_ptr().cast_mut().cast();
-            message.msg_controllen = size_of_val(self.0.as_slice());
+            message.msg_controllen = size_of_val(self.0.as_slice()) as _;
         }
         // SAFETY: every pointer in the message is valid for its length and only read from.
         match unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) } {
