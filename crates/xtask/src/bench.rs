@@ -102,7 +102,7 @@ impl Plan {
                 cost_rounds: 2,
             };
         }
-        let rounds = args.rounds.unwrap_or(5);
+        let rounds = args.rounds.unwrap_or(7);
         Self {
             length: Length {
                 stream: 1,
