@@ -172,6 +172,10 @@ pub(crate) fn write(root: &Path, new: Results) -> Result<()> {
         Err(_) => Results::new(),
     };
     for (name, new) in new {
+        if new.release.is_empty() {
+            // It did not get as far as to say what it is, so nothing is known of its tests.
+            continue;
+        }
         match results.get_mut(&name) {
             Some(old) if old.release == new.release => old.tests.extend(new.tests),
             _ => drop(results.insert(name, new)),
@@ -286,4 +290,44 @@ fn is_too_old(outcome: &Outcome) -> bool {
 /// The version without what Debian adds to it.
 fn number(release: &str) -> &str {
     release.split(['-', '+']).next().unwrap_or(release)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results(release: &str, test: &str, outcome: Outcome) -> Results {
+        let of = OfKernel {
+            release: release.to_owned(),
+            tests: BTreeMap::from([(test.to_owned(), outcome)]),
+        };
+        Results::from([("6.12".to_owned(), of)])
+    }
+
+    #[test]
+    fn what_is_kept_is_added_to_and_survives_a_kernel_that_did_not_start() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("docs")).unwrap();
+        let kept = || -> Results {
+            serde_json::from_slice(&fs::read(root.path().join(KEPT)).unwrap()).unwrap()
+        };
+
+        write(
+            root.path(),
+            results("6.12.1", "kernel/mark::a", Outcome::Passed),
+        )
+        .unwrap();
+        write(
+            root.path(),
+            results("6.12.1", "kernel/mark::b", Outcome::Passed),
+        )
+        .unwrap();
+        write(root.path(), results("", "kernel/mark::c", Outcome::Failed)).unwrap();
+
+        let tests = kept().remove("6.12").unwrap().tests;
+        assert_eq!(
+            tests.keys().collect::<Vec<_>>(),
+            ["kernel/mark::a", "kernel/mark::b"]
+        );
+    }
 }
