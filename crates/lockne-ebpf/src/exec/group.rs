@@ -35,7 +35,7 @@ pub(super) fn find(exec: Exec, scratch: &mut Scratch) {
         group: unsafe { bpf_get_current_cgroup_id() },
     };
     // SAFETY: nothing is removed while its generation is in force.
-    if let Some(bits) = unsafe { SEEN.get(&seen) } {
+    if let Some(bits) = unsafe { SEEN.get(seen) } {
         scratch.bits = *bits;
         return;
     }
@@ -44,7 +44,8 @@ pub(super) fn find(exec: Exec, scratch: &mut Scratch) {
         filter::set_unnamed(exec.slot(), seen.group);
     }
     // When it is full, the next exec has to walk again.
-    let _ = SEEN.insert(&seen, &scratch.bits, 0);
+    let bits = &scratch.bits;
+    let _ = SEEN.insert(seen, bits, 0);
 }
 
 /// Finds the rules by the names of the cgroup and of those that it is in.
@@ -122,8 +123,10 @@ fn take_name(scratch: &mut Scratch, at: usize) {
 #[inline(always)]
 fn add(scratch: &mut Scratch, parent: u32) -> u32 {
     scratch.group.parent = parent;
+    // By reference: a copy has no room on the stack.
+    let name = &scratch.group;
     // SAFETY: elements of a slot in force are not removed.
-    let Some(group) = (unsafe { GROUPS.get(&scratch.group) }) else {
+    let Some(group) = (unsafe { GROUPS.get(name) }) else {
         return node::NONE;
     };
     for word in 0..RULE_WORDS {

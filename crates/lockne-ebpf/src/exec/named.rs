@@ -154,7 +154,8 @@ fn by_file(
         place.name = [0; MAX_PLACE_NAME];
         // One that fills the room was cut off; no rule has such a name.
         read_name(&mut place.name, load(name, config::dentry_name()));
-        (known, PLACES.get(&*place))
+        let place = &*place;
+        (known, PLACES.get(place))
     }
 }
 
@@ -193,7 +194,8 @@ fn by_script(exec: Exec, scratch: &mut Scratch) -> Option<&'static RuleBits> {
         if read_name(&mut scratch.script.name, name) >= MAX_SCRIPT_NAME as i64 {
             return None;
         }
-        SCRIPTS.get(&scratch.script)
+        let script = &scratch.script;
+        SCRIPTS.get(script)
     }
 }
 

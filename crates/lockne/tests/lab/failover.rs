@@ -42,10 +42,13 @@ pub(crate) fn wait_until_by(home: &Home, provider: &Provider) {
 }
 
 fn wait_until_from(home: &Home, wanted: [IpAddr; 2]) {
-    let deadline = Instant::now() + Duration::from_secs(90);
+    let deadline = Instant::now() + Duration::from_mins(2);
+    let mut window = Duration::from_millis(500);
     loop {
         home.lab.origin.clear();
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(window);
+        // An emulated machine does not come to all kinds in less.
+        window = Duration::from_secs(8).min(window * 2);
         let seen = home.lab.origin.seen();
         let all = [Service::Tcp, Service::Udp, Service::Ping]
             .iter()
