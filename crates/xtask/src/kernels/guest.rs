@@ -2,9 +2,12 @@
 
 use std::{
     env,
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::{BufRead as _, BufReader, Read, Write as _},
-    os::{fd::AsFd as _, unix::fs::symlink},
+    os::{
+        fd::AsFd as _,
+        unix::fs::{PermissionsExt as _, symlink},
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
@@ -146,6 +149,11 @@ fn work() -> Result<()> {
     ] {
         if kind == "devpts" {
             fs::create_dir_all(at)?;
+        }
+        if Path::new(env!("CARGO_MANIFEST_DIR")).starts_with(at) {
+            // It would hide the programs that are to run.
+            fs::set_permissions(at, Permissions::from_mode(0o1777))?;
+            continue;
         }
         mount(kind, at, kind, MountFlags::empty(), None)
             .with_context(|| format!("cannot mount {at}"))?;
