@@ -70,8 +70,7 @@ pub(crate) fn has_connections(field: MarkField) -> io::Result<bool> {
 pub(crate) fn connected_policies(field: MarkField) -> io::Result<BTreeSet<PolicyId>> {
     let all = all()?.into_iter();
     let connected = all.filter(|it| it.inode != 0 && it.is_connected());
-    let ids = connected.filter_map(|it| NonZeroU8::new(field.policy(it.mark)));
-    Ok(ids.map(PolicyId).collect())
+    Ok(connected.filter_map(|it| it.policy(field)).collect())
 }
 
 /// Cuts every TCP connection, and every UDP socket, that carries a policy in `field`; says how many.
@@ -83,17 +82,7 @@ pub(crate) fn connected_policies(field: MarkField) -> io::Result<BTreeSet<Policy
 ///
 /// Fails if the sockets cannot be listed.
 pub fn cut_marked(field: MarkField) -> io::Result<u32> {
-    let mut cut = 0;
-    for family in FAMILIES {
-        for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
-            for socket in marked(family, protocol, field)? {
-                let header = socket.header;
-                let was = destroy(family, protocol, header.state, header.socket_id)?;
-                cut += u32::from(was);
-            }
-        }
-    }
-    Ok(cut)
+    cut_where(|socket| socket.policy(field).is_some())
 }
 
 /// Cuts the connections, by TCP or UDP, of the sockets with these cookies; says how many.
@@ -105,13 +94,9 @@ pub fn cut_marked(field: MarkField) -> io::Result<u32> {
 ///
 /// As [`cut_marked`].
 pub fn cut(cookies: &BTreeSet<u64>) -> io::Result<u32> {
-    let mut cut = 0;
-    for socket in all()? {
-        if socket.is_connected() && cookies.contains(&u64::from_ne_bytes(socket.id.cookie)) {
-            cut += u32::from(socket.cut()?);
-        }
-    }
-    Ok(cut)
+    cut_where(|socket| {
+        socket.is_connected() && cookies.contains(&u64::from_ne_bytes(socket.id.cookie))
+    })
 }
 
 /// A TCP or UDP socket as the kernel lists it.
@@ -192,9 +177,30 @@ impl Listed {
             .then(|| SocketAddr::new(address, self.id.destination_port))
     }
 
+    /// The policy that it carries.
+    fn policy(&self, field: MarkField) -> Option<PolicyId> {
+        NonZeroU8::new(field.policy(self.mark)).map(PolicyId)
+    }
+
     /// Cuts its connection; returns whether it had one still. The program sees `ECONNABORTED`.
     pub(crate) fn cut(&self) -> io::Result<bool> {
-        destroy(self.family, self.protocol, self.state, self.id.clone())
+        let request = request(self.family, self.protocol, self.id.clone());
+        let socket = send(
+            NLM_F_REQUEST | NLM_F_ACK,
+            NetlinkPayload::from(SockDiagDestroy::new(SockDiagMessage::InetRequest(request))),
+        )?;
+        let (datagram, _) = socket.recv_from_full()?;
+        let message = NetlinkMessage::<SockDiagMessage>::deserialize(&datagram)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        match message.payload {
+            NetlinkPayload::Error(error) if error.code.is_some() => match -error.raw_code() {
+                libc::ENOENT => Ok(false),
+                // What is left of a connection that has ended already, which old kernels do not take away.
+                libc::EOPNOTSUPP if self.state() == "time-wait" => Ok(false),
+                _ => Err(error.to_io()),
+            },
+            _ => Ok(true),
+        }
     }
 }
 
@@ -227,26 +233,26 @@ pub fn cut_policy(
     id: PolicyId,
     stays: impl Fn(IpAddr) -> bool,
 ) -> io::Result<u32> {
+    cut_where(|socket| {
+        let SocketId {
+            source_address,
+            destination_address,
+            destination_port,
+            ..
+        } = socket.id;
+        let peer = destination_address.to_canonical();
+        destination_port != 0
+            && peer != source_address.to_canonical()
+            && !stays(peer)
+            && socket.policy(field) == Some(id)
+    })
+}
+
+/// Cuts those of all TCP and UDP sockets that are meant; says how many.
+fn cut_where(is_meant: impl Fn(&Listed) -> bool) -> io::Result<u32> {
     let mut cut = 0;
-    for family in FAMILIES {
-        for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
-            for socket in marked(family, protocol, field)? {
-                let SocketId {
-                    source_address,
-                    destination_address,
-                    destination_port,
-                    ..
-                } = socket.header.socket_id;
-                let peer = destination_address.to_canonical();
-                let is_elsewhere =
-                    destination_port != 0 && peer != source_address.to_canonical() && !stays(peer);
-                if is_elsewhere && policy(&socket, field) == Some(id) {
-                    let header = socket.header;
-                    let was = destroy(family, protocol, header.state, header.socket_id)?;
-                    cut += u32::from(was);
-                }
-            }
-        }
+    for socket in all()?.iter().filter(|socket| is_meant(socket)) {
+        cut += u32::from(socket.cut()?);
     }
     Ok(cut)
 }
@@ -312,29 +318,6 @@ pub(crate) fn list(family: u8, protocol: u8) -> io::Result<Vec<InetResponse>> {
                 _ => {}
             }
         }
-    }
-}
-
-/// Returns whether there was such a socket still.
-fn destroy(family: u8, protocol: u8, state: u8, socket_id: SocketId) -> io::Result<bool> {
-    /// `TCP_TIME_WAIT` of `net/tcp_states.h`.
-    const TIME_WAIT: u8 = 6;
-    let request = SockDiagMessage::InetRequest(request(family, protocol, socket_id));
-    let socket = send(
-        NLM_F_REQUEST | NLM_F_ACK,
-        NetlinkPayload::from(SockDiagDestroy::new(request)),
-    )?;
-    let (datagram, _) = socket.recv_from_full()?;
-    let message = NetlinkMessage::<SockDiagMessage>::deserialize(&datagram)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    match message.payload {
-        NetlinkPayload::Error(error) if error.code.is_some() => match -error.raw_code() {
-            libc::ENOENT => Ok(false),
-            // What is left of a connection that has ended already, which old kernels do not take away.
-            libc::EOPNOTSUPP if state == TIME_WAIT => Ok(false),
-            _ => Err(error.to_io()),
-        },
-        _ => Ok(true),
     }
 }
 
