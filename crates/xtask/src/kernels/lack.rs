@@ -1,93 +1,71 @@
 //! What cannot work on a kernel, and why.
 
-/// A test that needs a newer kernel.
+/// Tests that need a newer kernel.
 struct Lack {
-    /// What the test's name begins with, as `suite/module::name`.
-    test: &'static str,
-    /// The first version on which it must be right.
+    /// What the tests' names begin with, as `suite/module::name`.
+    tests: &'static [&'static str],
+    /// The first version on which they must be right.
     since: (u32, u32),
     reason: &'static str,
 }
 
 /// Each of them. Above its version, nothing is excused.
-const LACKS: [Lack; 14] = [
+const LACKS: [Lack; 8] = [
     Lack {
-        test: "kernel/mark::multipath_tcp_is_refused_so_that_applications_fall_back",
+        tests: &[
+            "kernel/mark::multipath_tcp_is_refused_so_that_applications_fall_back",
+            "kernel/remark::older_socket_loses_one_datagram_and_then_is_marked",
+            "kernel/remark::connect_of_a_socket_bound_to_a_wrong_device_fails_at_once",
+            "kernel/guard::nothing_leaves_by_a_wrong_device",
+        ],
         since: (5, 18),
-        reason: ONE_ERROR,
+        // What is refused is refused all the same.
+        reason: "the kernel lets no program choose the error, so it is EPERM",
     },
     Lack {
-        test: "kernel/remark::older_socket_loses_one_datagram_and_then_is_marked",
-        since: (5, 18),
-        reason: ONE_ERROR,
-    },
-    Lack {
-        test: "kernel/remark::connect_of_a_socket_bound_to_a_wrong_device_fails_at_once",
-        since: (5, 18),
-        reason: ONE_ERROR,
-    },
-    Lack {
-        test: "kernel/guard::nothing_leaves_by_a_wrong_device",
-        since: (5, 18),
-        reason: ONE_ERROR,
-    },
-    Lack {
-        test: "kernel/mark::process_without_a_policy_is_left_alone",
+        tests: &[
+            "kernel/mark::process_without_a_policy_is_left_alone",
+            "kernel/mark::socket_in_another_namespace_is_left_alone",
+        ],
         since: (6, 1),
         reason: "a socket of multipath TCP does not tell its mark",
     },
     Lack {
-        test: "kernel/mark::socket_in_another_namespace_is_left_alone",
-        since: (6, 1),
-        reason: "a socket of multipath TCP does not tell its mark",
-    },
-    Lack {
-        test: "kernel/guard::namespace_with_the_number_of_a_dead_one_is_left_alone",
+        tests: &["kernel/guard::namespace_with_the_number_of_a_dead_one_is_left_alone"],
         since: NEVER,
         reason: "an emulator does not make enough namespaces in a minute to get a number again",
     },
     Lack {
-        test: "kernel/family::thirty_two_thousand_processes_each_have_their_policy",
+        tests: &["kernel/family::thirty_two_thousand_processes_each_have_their_policy"],
         since: NEVER,
         reason: "32 000 processes need more memory than the machine has",
     },
     Lack {
-        test: "lab/family::children_that_send_at_once_are_tunnelled_from_the_first_packet",
+        tests: &["lab/family::children_that_send_at_once_are_tunnelled_from_the_first_packet"],
         since: NEVER,
         reason: "30 000 processes take too long in an emulator",
     },
     Lack {
-        test: "lab/attach::no_child_of_a_fork_storm_escapes",
+        tests: &["lab/attach::no_child_of_a_fork_storm_escapes"],
         since: NEVER,
         reason: "a storm of processes takes too long in an emulator",
     },
     Lack {
-        test: "lab/dns::every_program_with_every_resolv_conf_asks_the_tunnels_resolver",
+        tests: &[
+            "lab/dns::every_program_with_every_resolv_conf_asks_the_tunnels_resolver",
+            "lab/metrics::prometheus_scrapes_what_programs_did_and_every_metric_is_there",
+            "lab/monitor::capture_tells_tshark_the_process",
+        ],
         since: NEVER,
-        reason: TOO_LARGE,
+        // They have nothing of the kernel in them.
+        reason: "the program it asks is too large for the memory",
     },
     Lack {
-        test: "lab/dns::sockets_of_resolvers_refuse_policed_programs",
+        tests: &["lab/dns::sockets_of_resolvers_refuse_policed_programs"],
         since: (6, 7),
         reason: "the kernel does not ask about Unix sockets; they are hidden instead",
     },
-    Lack {
-        test: "lab/metrics::prometheus_scrapes_what_programs_did_and_every_metric_is_there",
-        since: NEVER,
-        reason: TOO_LARGE,
-    },
-    Lack {
-        test: "lab/monitor::capture_tells_tshark_the_process",
-        since: NEVER,
-        reason: TOO_LARGE,
-    },
 ];
-
-/// What is refused is refused all the same.
-const ONE_ERROR: &str = "the kernel lets no program choose the error, so it is EPERM";
-
-/// They have nothing of the kernel in them.
-const TOO_LARGE: &str = "the program it asks is too large for the memory";
 
 /// Later than every kernel.
 const NEVER: (u32, u32) = (u32::MAX, 0);
@@ -98,13 +76,9 @@ pub(crate) const MINIMUM: (u32, u32) = (5, 14);
 /// What cannot be right on a kernel, by the names of the tests of a suite, each with its reason.
 pub(crate) fn of(suite: &str, version: (u32, u32)) -> Vec<(&'static str, &'static str)> {
     let lacks = LACKS.iter().filter(|lack| version < lack.since);
-    lacks
-        .filter_map(|lack| {
-            Some((
-                lack.test.strip_prefix(suite)?.strip_prefix('/')?,
-                lack.reason,
-            ))
-        })
+    let tests = lacks.flat_map(|lack| lack.tests.iter().map(|test| (*test, lack.reason)));
+    tests
+        .filter_map(|(test, reason)| Some((test.strip_prefix(suite)?.strip_prefix('/')?, reason)))
         .collect()
 }
 

@@ -138,7 +138,7 @@ pub(crate) struct Built {
     pub(crate) programs: Vec<PathBuf>,
 }
 
-/// A line of `cargo --message-format json`.
+/// A line of `cargo --message-format json-render-diagnostics`; what the compiler says goes to the user.
 #[derive(Deserialize)]
 struct Message {
     target: Option<Target>,
@@ -157,7 +157,7 @@ struct Target {
 pub(crate) fn build(root: &Path, suites: &[&Suite]) -> Result<Built> {
     let output = Command::new("cargo")
         .args(["test", "--workspace", "--no-run", "--locked", "--test", "*"])
-        .args(["--message-format", "json"])
+        .args(["--message-format", "json-render-diagnostics"])
         .current_dir(root)
         .stderr(Stdio::inherit())
         .output()
