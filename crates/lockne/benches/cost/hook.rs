@@ -72,8 +72,8 @@ impl Work {
     pub(crate) const SEND: Self = Self::Policed("send");
 }
 
-/// What is measured: index in `HOOKS`, fewest runs, nanoseconds it may cost, and the name.
-pub(crate) type Case = (usize, usize, Option<f64>, &'static str);
+/// What is measured: program of `HOOKS`, fewest runs, nanoseconds it may cost, and the name.
+pub(crate) type Case = (&'static str, usize, Option<f64>, &'static str);
 
 /// The rules, the work, and what is measured of it.
 const CASES: [(Rules, Work, &[Case]); 20] = [
@@ -81,95 +81,160 @@ const CASES: [(Rules, Work, &[Case]); 20] = [
         Rules::Files(0),
         Work::SEND,
         &[
-            (0, PACKETS, Some(8.0), "guard_egress, policed packet"),
-            (6, PACKETS, Some(300.0), "sendmsg4, policed process"),
+            (
+                "guard_egress",
+                PACKETS,
+                Some(8.0),
+                "guard_egress, policed packet",
+            ),
+            (
+                "sendmsg4",
+                PACKETS,
+                Some(300.0),
+                "sendmsg4, policed process",
+            ),
         ],
     ),
     (
         Rules::Files(0),
         Work::Receive,
         &[
-            (0, PACKETS, Some(2.0), "guard_egress, other packet"),
-            (6, PACKETS, Some(300.0), "sendmsg4, other process"),
+            (
+                "guard_egress",
+                PACKETS,
+                Some(2.0),
+                "guard_egress, other packet",
+            ),
+            ("sendmsg4", PACKETS, Some(300.0), "sendmsg4, other process"),
         ],
     ),
     (
         Rules::Files(0),
         Work::Policed("sockets"),
-        &[(1, SOCKETS, Some(200.0), "mark_socket, policed process")],
+        &[(
+            "mark_socket",
+            SOCKETS,
+            Some(200.0),
+            "mark_socket, policed process",
+        )],
     ),
     (
         Rules::Files(0),
         Work::Free("sockets"),
-        &[(1, SOCKETS, Some(200.0), "mark_socket, other process")],
+        &[(
+            "mark_socket",
+            SOCKETS,
+            Some(200.0),
+            "mark_socket, other process",
+        )],
     ),
     (
         Rules::Files(0),
         Work::Policed("connects"),
-        &[(5, CALLS, Some(300.0), "connect4, policed process")],
+        &[("connect4", CALLS, Some(300.0), "connect4, policed process")],
     ),
     (
         Rules::Files(0),
         Work::Free("connects"),
-        &[(5, CALLS, Some(300.0), "connect4, other process")],
+        &[("connect4", CALLS, Some(300.0), "connect4, other process")],
     ),
     (
         Rules::Files(0),
         Work::Free("receives"),
-        &[(7, CALLS, Some(300.0), "recvmsg4, other process")],
+        &[("recvmsg4", CALLS, Some(300.0), "recvmsg4, other process")],
     ),
     (
         Rules::Files(0),
         Work::Free("names"),
-        &[(8, CALLS, Some(300.0), "getpeername4, other process")],
+        &[(
+            "getpeername4",
+            CALLS,
+            Some(300.0),
+            "getpeername4, other process",
+        )],
     ),
     (
         Rules::Files(0),
         Work::Free("options"),
-        &[(9, CALLS, Some(300.0), "keep_mark, other process")],
+        &[("keep_mark", CALLS, Some(300.0), "keep_mark, other process")],
     ),
     (
         Rules::Files(0),
         Work::Free("local"),
-        &[(10, CALLS, Some(300.0), "connect_unix, other process")],
+        &[(
+            "connect_unix",
+            CALLS,
+            Some(300.0),
+            "connect_unix, other process",
+        )],
     ),
     (
         Rules::Files(0),
         Work::Policed("processes"),
         &[
-            (2, PROCESSES, None, "follow_fork, policed process"),
-            (3, PROCESSES, None, "forget_exit, policed process"),
+            (
+                "follow_fork",
+                PROCESSES,
+                None,
+                "follow_fork, policed process",
+            ),
+            (
+                "forget_exit",
+                PROCESSES,
+                None,
+                "forget_exit, policed process",
+            ),
         ],
     ),
     (
         Rules::Files(0),
         Work::Free("processes"),
         &[
-            (2, PROCESSES, None, "follow_fork, other process"),
-            (3, PROCESSES, None, "forget_exit, other process"),
-            (4, PROCESSES, Some(300.0), "decide_exec, no rules"),
+            ("follow_fork", PROCESSES, None, "follow_fork, other process"),
+            ("forget_exit", PROCESSES, None, "forget_exit, other process"),
+            (
+                "decide_exec",
+                PROCESSES,
+                Some(300.0),
+                "decide_exec, no rules",
+            ),
         ],
     ),
     (
         Rules::Files(10),
         Work::Free("processes"),
-        &[(4, PROCESSES, Some(300.0), "decide_exec, 10 rules")],
+        &[(
+            "decide_exec",
+            PROCESSES,
+            Some(300.0),
+            "decide_exec, 10 rules",
+        )],
     ),
     (
         Rules::Files(1000),
         Work::Free("processes"),
-        &[(4, PROCESSES, Some(300.0), "decide_exec, 1000 rules")],
+        &[(
+            "decide_exec",
+            PROCESSES,
+            Some(300.0),
+            "decide_exec, 1000 rules",
+        )],
     ),
     (
         Rules::Mixed(1000),
         Work::Free("processes"),
-        &[(4, PROCESSES, Some(300.0), "decide_exec, 1000 mixed rules")],
+        &[(
+            "decide_exec",
+            PROCESSES,
+            Some(300.0),
+            "decide_exec, 1000 mixed rules",
+        )],
     ),
     (
         Rules::Named(1000),
         Work::Free("processes"),
         &[(
-            4,
+            "decide_exec",
             PROCESSES,
             Some(300.0),
             "decide_exec, named by the last of 1000",
@@ -178,24 +243,44 @@ const CASES: [(Rules, Work, &[Case]); 20] = [
     (
         Rules::Files(1000),
         Work::Policed("sockets"),
-        &[(1, SOCKETS, Some(200.0), "mark_socket, policed, 1000 rules")],
+        &[(
+            "mark_socket",
+            SOCKETS,
+            Some(200.0),
+            "mark_socket, policed, 1000 rules",
+        )],
     ),
     // Rules, which no packet may notice.
     (
         Rules::Files(1000),
         Work::SEND,
-        &[(0, PACKETS, Some(8.0), "guard_egress, policed, 1000 rules")],
+        &[(
+            "guard_egress",
+            PACKETS,
+            Some(8.0),
+            "guard_egress, policed, 1000 rules",
+        )],
     ),
     // Last: once such a program has made a socket, the guard stays strict.
     (
         Rules::Files(1000),
         Work::Policed("send-as-root"),
-        &[(0, PACKETS, None, "strict guard_egress, policed packet")],
+        &[(
+            "guard_egress",
+            PACKETS,
+            None,
+            "strict guard_egress, policed packet",
+        )],
     ),
     (
         Rules::Files(1000),
         Work::Receive,
-        &[(0, PACKETS, None, "strict guard_egress, other packet")],
+        &[(
+            "guard_egress",
+            PACKETS,
+            None,
+            "strict guard_egress, other packet",
+        )],
     ),
 ];
 
@@ -268,13 +353,18 @@ impl<'a> Bench<'a> {
     pub(crate) fn medians(&self, work: Work, cases: &[Case]) -> Result<Vec<f64>> {
         let pairs: Vec<_> = cases
             .iter()
-            .map(|&(hook, least, _, name)| Pair {
-                ours: &self.ours[hook],
-                empty: &self.empty[hook],
-                least,
-                name,
+            .map(|&(program, least, _, name)| {
+                let mut hooks = HOOKS.iter();
+                let at = hooks.position(|(of, _)| *of == program);
+                let at = at.with_context(|| format!("no hook of `{program}`"))?;
+                Ok(Pair {
+                    ours: &self.ours[at],
+                    empty: &self.empty[at],
+                    least,
+                    name,
+                })
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let mut batches = vec![Vec::new(); cases.len()];
         for _ in 0..BATCHES {
             let sink = Sink::open(self.place)?;

@@ -54,7 +54,7 @@ pub(crate) fn measure(place: &Place, rounds: usize) -> Result<Vec<Figure>> {
         let bench = Bench::start(place, round)?;
         for ((what, count, name), figure) in HELD.into_iter().zip(&mut figures) {
             let holder = Holder::start(place, what, count)?;
-            let case = (0, PACKETS, None, name);
+            let case = ("guard_egress", PACKETS, None, name);
             figure.add(round, bench.medians(Work::SEND, &[case])?[0]);
             holder.end()?;
         }
