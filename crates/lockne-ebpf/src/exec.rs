@@ -10,6 +10,7 @@
 mod filter;
 mod group;
 mod named;
+mod scratch;
 
 use aya_ebpf::{
     macros::{btf_tracepoint, map},
@@ -37,6 +38,16 @@ struct Exec {
     task: *const u8,
     /// `struct linux_binprm`
     program: *const u8,
+}
+
+/// What is executed, and where it is.
+struct File {
+    device: u32,
+    inode: u64,
+    /// `struct dentry`
+    name: *const u8,
+    /// The inode of its directory, on the same device.
+    directory: u64,
 }
 
 /// Gives a program the policy of the first rule that names it. Without such a rule it keeps the one that
@@ -119,6 +130,25 @@ impl Exec {
     #[inline(always)]
     fn looks(self, at: usize) -> bool {
         self.outline.looks >> at & 1 == 1
+    }
+
+    #[inline(always)]
+    fn file(self) -> File {
+        // SAFETY: what the kernel executes has a file, and that an inode, a name and a directory.
+        unsafe {
+            let file: *const u8 = load(self.program, config::exec_file());
+            let inode: *const u8 = load(file, config::file_inode());
+            let super_block: *const u8 = load(inode, config::inode_super());
+            let name: *const u8 = load(file, config::file_dentry());
+            let directory: *const u8 = load(name, config::dentry_parent());
+            let directory: *const u8 = load(directory, config::dentry_inode());
+            File {
+                device: load(super_block, config::super_device()),
+                inode: load(inode, config::inode_number()),
+                name,
+                directory: load(directory, config::inode_number()),
+            }
+        }
     }
 
     /// Whether the kernel has put an interpreter in the place of what was called.

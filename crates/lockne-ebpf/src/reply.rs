@@ -44,14 +44,16 @@ pub(crate) fn stamp_reply(ctx: TcContext) -> i32 {
 /// Counts a packet for policy `id`, or for that of its socket where several share the device.
 #[inline(always)]
 fn count(skb: *mut __sk_buff, device: u32, id: u8) {
-    let id = if map::policy(id).is_shared() {
-        policy_of_socket(skb)
-    } else {
-        id
-    };
-    let policy = map::policy(id);
+    let (mut id, mut policy) = (id, map::policy(id));
+    if policy.is_shared() {
+        id = policy_of_receiver(skb);
+        policy = map::policy(id);
+    }
+    if id == 0 || policy.is_direct() || !policy.allows(device) {
+        return;
+    }
     let bytes = length(skb);
-    if id == 0 || bytes == 0 || policy.is_direct() || !policy.allows(device) {
+    if bytes == 0 {
         return;
     }
     // SAFETY: the kernel passes a valid packet.
@@ -92,7 +94,7 @@ fn length(skb: *mut __sk_buff) -> u64 {
 ///
 /// Out of line, for its stack.
 #[inline(never)]
-fn policy_of_socket(skb: *mut __sk_buff) -> u8 {
+fn policy_of_receiver(skb: *mut __sk_buff) -> u8 {
     // At its start a packet has the version, and where IPv4 has it the length of its header.
     let start = load::<1>(skb, 0).map_or(0, |[start]| start);
     match start >> 4 {

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use lockne_abi::{Filter, Hash, SHORT_NAME, UNNAMED_GROUPS, Unnamed, look, user_bit};
 
-use super::{Exec, named::RULES};
+use super::{Exec, File, named::RULES};
 use crate::{config, family::load};
 
 /// By slot. Beside what is seen of cgroups in a hash map, as this takes one cache line where that takes five.
@@ -24,7 +24,7 @@ pub(super) fn may_be_named(exec: Exec) -> bool {
     if exec.looks(look::EXECUTABLE)
         && let Some(set) = RULES.get(exec.slot())
     {
-        may |= may_file_be_named(&set.filter, exec.program);
+        may |= may_file_be_named(&set.filter, exec);
     }
     if exec.looks(look::USER) {
         may |= exec.outline.users & user_bit(bpf_get_current_uid_gid() as u32) != 0;
@@ -40,18 +40,16 @@ pub(super) fn may_be_named(exec: Exec) -> bool {
 
 /// Whether the filter has the file, or the place where it is.
 #[inline(always)]
-fn may_file_be_named(filter: &Filter, program: *const u8) -> bool {
-    // SAFETY: what the kernel executes has a file, and that an inode, a name and a directory.
+fn may_file_be_named(filter: &Filter, exec: Exec) -> bool {
+    let File {
+        device,
+        inode,
+        name,
+        directory,
+    } = exec.file();
+    let mut place = Hash::of_file(device, directory);
+    // SAFETY: a file has a name.
     unsafe {
-        let file: *const u8 = load(program, config::exec_file());
-        let inode: *const u8 = load(file, config::file_inode());
-        let super_block: *const u8 = load(inode, config::inode_super());
-        let device = load(super_block, config::super_device());
-        let executable = Hash::of_file(device, load(inode, config::inode_number()));
-        let name: *const u8 = load(file, config::file_dentry());
-        let directory: *const u8 = load(name, config::dentry_parent());
-        let directory: *const u8 = load(directory, config::dentry_inode());
-        let mut place = Hash::of_file(device, load(directory, config::inode_number()));
         let length: u32 = load(name, config::dentry_length());
         if length < SHORT_NAME {
             // The verifier has to see the bound, too.
@@ -64,8 +62,8 @@ fn may_file_be_named(filter: &Filter, program: *const u8) -> bool {
                 place = place.and(byte.into());
             }
         }
-        filter.may_contain(executable) | filter.may_contain(place)
     }
+    filter.may_contain(Hash::of_file(device, inode)) | filter.may_contain(place)
 }
 
 /// Whether it is known that no rule names the cgroup.

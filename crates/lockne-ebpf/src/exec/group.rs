@@ -8,7 +8,8 @@ use lockne_abi::{Group, GroupName, MAX_GROUP_NAME, RULE_WORDS, RuleBits, Seen, n
 
 use super::{
     Exec, filter,
-    named::{ENTRIES, Scratch, read, read_name, write},
+    named::ENTRIES,
+    scratch::{MAX_DEPTH, Scratch, read, read_name, write},
 };
 use crate::{config, family::load};
 
@@ -21,9 +22,6 @@ static GROUPS: HashMap<GroupName, Group> =
 /// walked over at each exec.
 #[map]
 static SEEN: HashMap<Seen, RuleBits> = HashMap::with_max_entries(2048, 0);
-
-/// How deep a cgroup can be; what is deeper is matched by its lowest names, and by no path.
-pub(super) const MAX_DEPTH: usize = 16;
 
 /// Finds those of the cgroup that runs now: [`Scratch::bits`].
 #[inline(always)]

@@ -2,18 +2,18 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    helpers::{bpf_get_current_uid_gid, generated::bpf_probe_read_kernel_str},
+    helpers::bpf_get_current_uid_gid,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap},
 };
 use lockne_abi::{
-    Executable, GroupName, MAX_GROUP_NAME, MAX_PLACE_NAME, MAX_RULES, MAX_SCRIPT_NAME, Place,
-    RULE_WORDS, RuleBits, RuleSet, Script, User, look,
+    Executable, MAX_PLACE_NAME, MAX_RULES, MAX_SCRIPT_NAME, Place, RULE_WORDS, RuleBits, RuleSet,
+    Script, User, look,
 };
 
 use super::{
-    Exec,
-    group::{self, MAX_DEPTH},
+    Exec, File, group,
+    scratch::{MAX_PATH, SCRATCH, Scratch, read, read_name, write},
 };
 use crate::{config, family::load};
 
@@ -36,33 +36,6 @@ static SCRIPTS: HashMap<Script, RuleBits> = HashMap::with_max_entries(ENTRIES, B
 #[map]
 static USERS: HashMap<User, RuleBits> = HashMap::with_max_entries(ENTRIES, BPF_F_NO_PREALLOC);
 
-#[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
-/// How long the path of a script can be.
-const MAX_PATH: usize = 256;
-
-/// What has no room on the stack. Tracepoints do not nest on a CPU.
-///
-/// The single numbers are here because the verifier does not follow what is in a map: it would look at
-/// each loop once for each value that they can have.
-#[repr(C)]
-pub(super) struct Scratch {
-    pub(super) depth: u32,
-    pub(super) scope: u32,
-    pub(super) path_node: u32,
-    pub(super) end: u32,
-    pub(super) dots: u32,
-    /// From the cgroup up.
-    pub(super) names: [[u64; MAX_GROUP_NAME / 8]; MAX_DEPTH],
-    place: Place,
-    pub(super) bits: RuleBits,
-    hits: RuleBits,
-    pub(super) group: GroupName,
-    path: [u8; MAX_PATH],
-    script: Script,
-}
-
 /// The policy of the first rule that names the program; 0 if none does.
 #[inline(never)]
 pub(super) fn first(exec: Exec) -> u32 {
@@ -79,7 +52,7 @@ pub(super) fn first(exec: Exec) -> u32 {
         *word = !0;
     }
     if exec.looks(look::EXECUTABLE) {
-        let (known, place) = by_file(slot, exec.program, scratch);
+        let (known, place) = by_file(exec, scratch);
         keep(set, look::EXECUTABLE, known, place, &mut scratch.hits);
     }
     if exec.looks(look::USER) {
@@ -129,29 +102,28 @@ fn keep(
 /// The rules that name the file by its inode, and those that name its place.
 #[inline(always)]
 fn by_file(
-    slot: u32,
-    program: *const u8,
+    exec: Exec,
     scratch: &mut Scratch,
 ) -> (Option<&'static RuleBits>, Option<&'static RuleBits>) {
-    // SAFETY: what the kernel executes has a file, and that an inode, a name and a directory.
+    let File {
+        device,
+        inode,
+        name,
+        directory,
+    } = exec.file();
+    let slot = exec.slot();
+    let place = &mut scratch.place;
+    place.slot = slot;
+    place.device = device;
+    place.directory = directory;
+    place.name = [0; MAX_PLACE_NAME];
+    // SAFETY: a file has a name. Elements of a slot in force are not removed.
     unsafe {
-        let file: *const u8 = load(program, config::exec_file());
-        let inode: *const u8 = load(file, config::file_inode());
-        let super_block: *const u8 = load(inode, config::inode_super());
-        let device: u32 = load(super_block, config::super_device());
         let known = EXECUTABLES.get(Executable {
             slot,
             device,
-            inode: load(inode, config::inode_number()),
+            inode,
         });
-        let name: *const u8 = load(file, config::file_dentry());
-        let directory: *const u8 = load(name, config::dentry_parent());
-        let directory: *const u8 = load(directory, config::dentry_inode());
-        let place = &mut scratch.place;
-        place.slot = slot;
-        place.device = device;
-        place.directory = load(directory, config::inode_number());
-        place.name = [0; MAX_PLACE_NAME];
         // One that fills the room was cut off; no rule has such a name.
         read_name(&mut place.name, load(name, config::dentry_name()));
         let place = &*place;
@@ -197,29 +169,4 @@ fn by_script(exec: Exec, scratch: &mut Scratch) -> Option<&'static RuleBits> {
         let script = &scratch.script;
         SCRIPTS.get(script)
     }
-}
-
-/// A number that the verifier shall not follow.
-#[inline(always)]
-pub(super) fn read(number: &u32) -> u32 {
-    // SAFETY: a reference.
-    unsafe { core::ptr::from_ref(number).read_volatile() }
-}
-
-/// The other half of [`read`].
-#[inline(always)]
-pub(super) fn write(number: &mut u32, value: u32) {
-    // SAFETY: a reference.
-    unsafe { core::ptr::from_mut(number).write_volatile(value) }
-}
-
-/// Reads a text of the kernel; says its length with the zero at its end.
-///
-/// # Safety
-///
-/// None: the helper checks the address.
-#[inline(always)]
-pub(super) unsafe fn read_name(to: &mut [u8], from: *const u8) -> i64 {
-    // SAFETY: the helper writes no more than the length.
-    unsafe { bpf_probe_read_kernel_str(to.as_mut_ptr().cast(), to.len() as u32, from.cast()) }
 }
