@@ -189,7 +189,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         loads,
         plan.load_rounds,
         (start, LAST_LOADS),
-        |load| measure(&scene.open_under(load)?, Way::Via, plan.load_length),
+        |load| measure(&scene.open_under(load)?, load.way(), plan.load_length),
     )?;
     drop(scene);
     let cost = is_cost_wanted

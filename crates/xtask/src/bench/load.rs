@@ -1,8 +1,8 @@
 //! What lockne has to carry while one program is measured: the program is to notice nothing of it.
 
-use super::{measure::Measure, result::Subject};
+use super::{measure::Measure, result::Subject, way::Way};
 
-/// A load on the way `lockne run --via` a plain interface.
+/// A load on the way `lockne run --via` a plain interface, unless it says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Load {
     Nothing,
@@ -12,11 +12,13 @@ pub(crate) enum Load {
     Processes(u32),
     /// Sockets of a process under the same policy.
     Sockets(u32),
+    /// As many, on a machine without lockne: what the kernel itself takes for them.
+    Bare(u32),
 }
 
 impl Load {
     /// Rules up to nearly as many as there may be; processes, so that all numbers of processes here are enough.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Nothing,
         Self::Rules(10),
         Self::Rules(100),
@@ -28,6 +30,7 @@ impl Load {
         Self::Sockets(1000),
         Self::Sockets(10_000),
         Self::Sockets(100_000),
+        Self::Bare(100_000),
     ];
 
     /// How many rules there are.
@@ -38,10 +41,18 @@ impl Load {
         }
     }
 
-    /// What a process holds that is under the same policy, in the words of `load hold`.
+    /// The way of the program that is measured, and of the process that holds what is held.
+    pub(crate) fn way(self) -> Way {
+        match self {
+            Self::Bare(_) => Way::Direct,
+            _ => Way::Via,
+        }
+    }
+
+    /// What a process on the same way holds, in the words of `load hold`.
     pub(crate) fn held(self) -> Option<(&'static str, u32)> {
         match self {
-            Self::Sockets(count) => Some(("sockets", count)),
+            Self::Sockets(count) | Self::Bare(count) => Some(("sockets", count)),
             Self::Processes(count) => Some(("processes", count)),
             Self::Nothing | Self::Rules(_) => None,
         }
@@ -55,6 +66,7 @@ impl Subject for Load {
             Self::Rules(count) => format!("under-{count}-rules"),
             Self::Processes(count) => format!("under-{count}-processes"),
             Self::Sockets(count) => format!("under-{count}-sockets"),
+            Self::Bare(count) => format!("under-{count}-sockets-without"),
         }
     }
 
@@ -64,6 +76,7 @@ impl Subject for Load {
             Self::Rules(count) => format!("{count} rules"),
             Self::Processes(count) => format!("{count} policed processes"),
             Self::Sockets(count) => format!("{count} policed sockets"),
+            Self::Bare(count) => format!("{count} sockets, and no lockne"),
         }
     }
 
@@ -72,7 +85,7 @@ impl Subject for Load {
     }
 
     fn is_ours(self) -> bool {
-        true
+        self.way() != Way::Direct
     }
 
     fn goal(self, _: Measure) -> Option<f64> {

@@ -231,7 +231,7 @@ impl Scene {
         Ok(open)
     }
 
-    /// Sets up the way of `lockne run --via` a plain interface, with a load on it.
+    /// Sets up the way of a load, with that load on it.
     pub(crate) fn open_under(&self, load: Load) -> Result<Open<'_>> {
         let mut text = String::new();
         for number in 0..load.rules() {
@@ -243,14 +243,15 @@ impl Scene {
             )?;
         }
         self.file(CONFIG, &text)?;
-        let mut open = self.open(Way::Via)?;
+        let mut open = self.open(load.way())?;
         if let Some((what, count)) = load.held() {
-            let program = self.programs.load.display().to_string();
-            let count = count.to_string();
-            let words = ["run", "--via", "tun0", "--", &program, "hold", what, &count];
-            open.load = Some(Holder::start(&mut self.lockne(&words))?);
+            let mut hold = open.command(&self.programs.load);
+            open.load = Some(Holder::start(hold.args([
+                "hold",
+                what,
+                &count.to_string(),
+            ]))?);
         }
-        self.file(CONFIG, "")?;
         Ok(open)
     }
 
@@ -441,6 +442,8 @@ impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.load = None;
         self.holds.clear();
+        // Not before: a daemon that reads it again looks at all sockets, and that would be measured.
+        let _ = self.scene.file(CONFIG, "");
         for (namespace, name) in &self.links {
             let _ = namespace.ip(&format!("link delete {name}"));
         }
