@@ -591,20 +591,8 @@ impl Daemon {
     /// Forgets policies that no rule, no process and no socket has any more, so that others can have their
     /// numbers. Says how many.
     pub(crate) fn forget_unused(&mut self) -> usize {
-        let used = match socket::all_policies(self.options.field) {
-            Ok(used) => used,
-            Err(error) => {
-                warn!(%error, "cannot tell which policies sockets have; none is forgotten");
-                return 0;
-            }
-        };
-        let ruled: BTreeSet<PolicyId> = self
-            .configured
-            .assigned
-            .rules
-            .iter()
-            .map(|it| it.1)
-            .collect();
+        let assigned = self.configured.assigned.rules.iter();
+        let ruled: BTreeSet<PolicyId> = assigned.map(|it| it.1).collect();
         let living = match self.kernel.living() {
             Ok(living) => living,
             Err(error) => {
@@ -612,12 +600,20 @@ impl Daemon {
                 return 0;
             }
         };
-        let is_used = |id: &PolicyId| {
-            self.failover.uses(*id)
-                || ruled.contains(id)
-                || used.contains(id)
-                || living.contains(id)
+        let is_held =
+            |id: &PolicyId| self.failover.uses(*id) || ruled.contains(id) || living.contains(id);
+        // Last: there may be hundreds of thousands, and who lives no more makes none in the meantime.
+        if self.policies.keys().all(is_held) {
+            return 0;
+        }
+        let used = match socket::all_policies(self.options.field) {
+            Ok(used) => used,
+            Err(error) => {
+                warn!(%error, "cannot tell which policies sockets have; none is forgotten");
+                return 0;
+            }
         };
+        let is_used = |id: &PolicyId| is_held(id) || used.contains(id);
         let before = self.policies.len();
         for id in self.policies.keys().filter(|id| !is_used(id)) {
             if let Err(error) = self.kernel.forget(*id) {
