@@ -1,6 +1,6 @@
 //! A WireGuard over these transports.
 
-use std::pin::Pin;
+use std::{io, ops::Deref, pin::Pin};
 
 use gotatun::{
     device::{self, DeviceBuilder, Peer},
@@ -11,10 +11,14 @@ use crate::{
     death::Death,
     tun::{Tun, TunError, TunRecv, TunSend},
     udp::{Keepalives, Sockets},
+    worker::Worker,
 };
 
-/// A running WireGuard.
-pub type Device = device::Device<(Sockets, TunSend, TunRecv)>;
+/// A running WireGuard, which does its work on a thread of its own.
+pub struct Device {
+    device: device::Device<(Sockets, TunSend, TunRecv)>,
+    _worker: Worker,
+}
 
 /// One that starts. Not a future without a name: its code would be part of whichever package waits for it.
 pub type Starting = Pin<Box<dyn Future<Output = Result<Device, device::Error>> + Send>>;
@@ -33,17 +37,29 @@ pub struct Settings {
     pub peers: Vec<Peer>,
 }
 
-/// Starts to serve `tun`, and tells `death` when that ends. Must be called in the runtime that shall do the work.
+impl Deref for Device {
+    type Target = device::Device<(Sockets, TunSend, TunRecv)>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.device
+    }
+}
+
+/// Starts to serve `tun`, in the network namespace of the calling thread, and tells `death` when that ends.
 ///
 /// # Errors
 ///
-/// If the device cannot be watched.
+/// If there is no thread for it, or the device cannot be watched.
 pub fn start(
     tun: &Tun,
     settings: Settings,
     death: &Death,
 ) -> Result<(Starting, Keepalives), TunError> {
-    let (send, recv) = tun.split(settings.mtu, death)?;
+    let worker = tun.refused("start a thread for", Worker::start())?;
+    let (send, recv) = {
+        let _runtime = worker.runtime().enter();
+        tun.split(settings.mtu, death)?
+    };
     let keepalives = Keepalives::default();
     let mut builder = DeviceBuilder::new()
         .with_udp(Sockets::new(death, &keepalives))
@@ -54,5 +70,13 @@ pub fn start(
     if let Some(mark) = settings.mark {
         builder = builder.with_fwmark(mark);
     }
-    Ok((Box::pin(builder.build()), keepalives))
+    let starting = async move {
+        let built = worker.runtime().spawn(builder.build()).await;
+        let device = built.map_err(|end| device::Error::IoError(io::Error::from(end)))??;
+        Ok(Device {
+            device,
+            _worker: worker,
+        })
+    };
+    Ok((Box::pin(starting), keepalives))
 }

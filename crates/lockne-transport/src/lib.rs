@@ -9,6 +9,7 @@ mod device;
 mod offload;
 mod tun;
 mod udp;
+mod worker;
 
 pub use self::{
     death::Death,

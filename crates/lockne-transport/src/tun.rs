@@ -148,25 +148,30 @@ impl Tun {
     pub fn persist(&self) -> Result<(), TunError> {
         let fd = self.file.as_raw_fd();
         // SAFETY: `fd` is open, and TUNSETPERSIST takes a number.
-        let result = unsafe { libc::ioctl(fd, libc::TUNSETPERSIST, 1) };
-        if result < 0 {
-            return Err(TunError::Refused {
-                action: "keep",
-                name: self.name.clone(),
-                source: io::Error::last_os_error(),
-            });
-        }
-        Ok(())
+        let result = match unsafe { libc::ioctl(fd, libc::TUNSETPERSIST, 1) } {
+            0.. => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        };
+        self.refused("keep", result)
+    }
+
+    /// Says what was refused.
+    pub(super) fn refused<T>(
+        &self,
+        action: &'static str,
+        result: io::Result<T>,
+    ) -> Result<T, TunError> {
+        result.map_err(|source| TunError::Refused {
+            action,
+            name: self.name.clone(),
+            source,
+        })
     }
 
     /// Both directions of the device, whose end is told to `death`. Must be called in the runtime that
     /// shall do the work.
     pub(super) fn split(&self, mtu: u16, death: &Death) -> Result<(TunSend, TunRecv), TunError> {
-        let fd = Arc::new(self.watch().map_err(|source| TunError::Refused {
-            action: "watch",
-            name: self.name.clone(),
-            source,
-        })?);
+        let fd = Arc::new(self.refused("watch", self.watch())?);
         let (sender, packets) = mpsc::channel(WAITING);
         let writer = Writer {
             fd: fd.clone(),

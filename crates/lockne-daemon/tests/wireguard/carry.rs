@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
     path::PathBuf,
     process::{Child, Command},
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
@@ -40,6 +42,11 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "two_tunnels_run_at_once",
         two_tunnels_run_at_once,
+        Needs::Nothing,
+    ),
+    (
+        "no_packet_waits_for_a_process_that_is_busy",
+        no_packet_waits_for_a_process_that_is_busy,
         Needs::Nothing,
     ),
     (
@@ -205,6 +212,34 @@ fn long_send_of_a_program_arrives_as_its_datagrams() {
         }
     }
 
+    down(&a, here);
+    down(&b, there);
+}
+
+fn no_packet_waits_for_a_process_that_is_busy() {
+    let (a, b) = Side::pair();
+    let (here, there) = confs();
+    let here = up(&a, "wg-a", &here);
+    let there = up(&b, "wg-b", &there);
+    assert!(a.pings("10.9.0.2"));
+    let (begin, is_busy) = mpsc::channel();
+    let (end, ended) = mpsc::channel::<()>();
+
+    let answered = thread::scope(|scope| {
+        let (a, b) = (&a, &b);
+        scope.spawn(move || {
+            a.run(async move {
+                begin.send(()).unwrap();
+                let _ = ended.recv();
+            });
+        });
+        is_busy.recv().unwrap();
+        let answered = a.pings("10.9.0.2") && b.pings("10.9.0.1");
+        drop(end);
+        answered
+    });
+
+    assert!(answered);
     down(&a, here);
     down(&b, there);
 }
