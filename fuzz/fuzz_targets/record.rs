@@ -52,7 +52,7 @@ mod output {
     pub(crate) const WARN: Style = Style::new();
 }
 
-#[path = "../../crates/lockne/src/stream"]
+#[path = "../../crates/lockne-cli/src/stream"]
 mod stream {
     pub(crate) use self::{
         clock::Clock,
@@ -65,7 +65,7 @@ mod stream {
     pub(crate) type Part = (anstyle::Style, String);
 }
 
-#[path = "../../crates/lockne/src/cmd/monitor"]
+#[path = "../../crates/lockne-cli/src/cmd/monitor"]
 mod monitor {
     pub(crate) mod file;
     pub(crate) mod show;

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 
 #[expect(dead_code, reason = "only what reads the text is meant")]
-#[path = "../../crates/lockne/src/resolv_conf.rs"]
+#[path = "../../crates/lockne-cli/src/resolv_conf.rs"]
 mod resolv_conf;
 
 fuzz_target!(|text: &str| {

@@ -1,36 +1,9 @@
 //! `lockne`: each application gets the tunnel its user chose.
 //!
-//! Parses, runs, prints the error, picks the exit code. Nothing else.
-
-mod cli;
-mod client;
-mod cmd;
-#[cfg(test)]
-mod documented;
-mod failure;
-mod flow;
-mod hidden;
-mod output;
-mod resolv_conf;
-mod sigpipe;
-mod stream;
+//! Apart from its commands, since whoever links all of it decides how fast the packets in it are: see the profile.
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
-    // The programs of the demo and of the leak test are this very one, in the role of a guest.
-    let asked = lockne_lab::probe::run_if_asked().or_else(lockne_lab::escape::run_if_asked);
-    if let Some(code) = asked {
-        return code;
-    }
-    let cli = cli::Cli::parse();
-    match cmd::execute(cli) {
-        Ok(code) => code,
-        Err(failure) => {
-            failure.print();
-            failure.exit_code()
-        }
-    }
+    lockne_cli::main()
 }

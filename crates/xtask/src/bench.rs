@@ -283,7 +283,12 @@ fn build(root: &Path, target: &Path, profile: &str) -> Result<Programs> {
     cargo.args(["build", "--workspace", "--profile", profile]);
     cargo.args(["--bin", "lockne", "--bin", "11-socket-cookie"]);
     cargo.args(["--example", "load", "--example", "peer"]);
-    cargo.args(["--bench", COST, "--message-format", "json"]);
+    cargo.args([
+        "--bench",
+        COST,
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
     let output = cargo.output()?;
     ensure!(
         output.status.success(),
