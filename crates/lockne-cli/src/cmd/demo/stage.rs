@@ -11,7 +11,7 @@ use std::{
 
 use lockne_lab::{
     Internet,
-    packet::Packet,
+    packet::{Flow, Packet},
     probe::{Probe, Report, Running},
     provider::Provider,
     sniffer::Sniffer,
@@ -189,18 +189,14 @@ impl Stage {
         Ok(self.wire.count(|_| true))
     }
 
-    /// Everything that passed the home link since the last time, and how much of it leaked; `known` says
-    /// what was sent there on purpose.
-    pub(crate) fn count(&self, known: impl Fn(&Packet) -> bool) -> Result<(u64, u64)> {
+    /// How many packets passed the home link since the last time, and what of it leaked; `known` says what was
+    /// sent there on purpose.
+    pub(crate) fn count(&self, known: impl Fn(&Packet) -> bool) -> Result<(u64, Vec<Flow>)> {
         let packets = self.packets()?;
-        let leaks = self.lab.leaks(&self.wire);
-        let leaked = leaks
-            .iter()
-            .filter(|flow| !known(&flow.packet))
-            .map(|flow| flow.packets)
-            .sum();
+        let mut leaks = self.lab.leaks(&self.wire);
+        leaks.retain(|flow| !known(&flow.packet));
         self.wire.clear();
-        Ok((packets, leaked))
+        Ok((packets, leaks))
     }
 
     /// Takes everything apart.

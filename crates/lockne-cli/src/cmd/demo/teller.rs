@@ -2,6 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use lockne_lab::packet::Flow;
 use serde::Serialize;
 
 use crate::{
@@ -95,10 +96,15 @@ impl Teller {
     }
 
     /// Adds what the wire has shown since the last time, and claims that nothing leaked.
-    pub(crate) fn wire(&mut self, packets: u64, leaked: u64) -> Result<()> {
+    pub(crate) fn wire(&mut self, packets: u64, leaks: &[Flow]) -> Result<()> {
+        let leaked: u64 = leaks.iter().map(|flow| flow.packets).sum();
         self.account.packets += packets;
         self.account.leaked += leaked;
-        let seen = format!("{leaked} of the {packets} packets on the home link");
+        let mut seen = format!("{leaked} of the {packets} packets on the home link");
+        for flow in leaks {
+            seen.push_str("; ");
+            seen.push_str(&flow.to_string());
+        }
         self.claim("nothing left the home another way", leaked == 0, &seen)
     }
 
