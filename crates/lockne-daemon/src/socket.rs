@@ -35,10 +35,11 @@ pub fn is_sending(field: MarkField) -> io::Result<bool> {
     // `FIN_WAIT1`, `LAST_ACK` and `CLOSING` of the kernel's `include/net/tcp_states.h`: closed by the
     // program, but not acknowledged yet. In the states after them nothing is left to send.
     const UNACKNOWLEDGED: [u8; 3] = [4, 9, 11];
+    let is_sending = |socket: &Listed| {
+        socket.policy(field).is_some() && UNACKNOWLEDGED.contains(&socket.tcp_state)
+    };
     for family in FAMILIES {
-        let sockets = marked(family, IPPROTO_TCP, field)?;
-        let is_open = |socket: &InetResponse| UNACKNOWLEDGED.contains(&socket.header.state);
-        if sockets.iter().any(is_open) {
+        if list(family, IPPROTO_TCP)?.iter().any(is_sending) {
             return Ok(true);
         }
     }
@@ -53,12 +54,7 @@ pub fn is_sending(field: MarkField) -> io::Result<bool> {
 ///
 /// Fails if the sockets cannot be listed.
 pub fn policies(field: MarkField) -> io::Result<BTreeSet<PolicyId>> {
-    let mut policies = BTreeSet::new();
-    for family in FAMILIES {
-        let sockets = list(family, IPPROTO_TCP)?;
-        policies.extend(sockets.iter().filter_map(|socket| policy(socket, field)));
-    }
-    Ok(policies)
+    policies_by(&[IPPROTO_TCP], field)
 }
 
 /// Whether a program has a connection by TCP or UDP that carries a policy in `field`.
@@ -99,16 +95,18 @@ pub fn cut(cookies: &BTreeSet<u64>) -> io::Result<u32> {
     })
 }
 
-/// A TCP or UDP socket as the kernel lists it.
+/// A socket as the kernel lists it.
 #[derive(Clone, Debug)]
 pub(crate) struct Listed {
     family: u8,
-    protocol: u8,
-    id: SocketId,
+    pub(crate) protocol: u8,
+    pub(crate) id: SocketId,
     /// 0 while no program has it: it waits to be accepted, or was closed.
     pub(crate) inode: u64,
+    pub(crate) uid: u32,
     pub(crate) mark: u32,
-    state: u8,
+    /// By `include/net/tcp_states.h` of the kernel.
+    pub(crate) tcp_state: u8,
 }
 
 /// Every TCP and UDP socket of the network namespace of the calling thread.
@@ -116,23 +114,32 @@ pub(crate) fn all() -> io::Result<Vec<Listed>> {
     let mut all = Vec::new();
     for family in FAMILIES {
         for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
-            all.extend(list(family, protocol)?.into_iter().map(|it| Listed {
-                family,
-                protocol,
-                inode: it.header.inode.into(),
-                mark: mark(&it).unwrap_or_default(),
-                state: it.header.state,
-                id: it.header.socket_id,
-            }));
+            all.extend(list(family, protocol)?);
         }
     }
     Ok(all)
 }
 
 impl Listed {
+    fn new(family: u8, protocol: u8, socket: InetResponse) -> Self {
+        let mark = socket.nlas.iter().find_map(|nla| match nla {
+            Nla::Mark(mark) => Some(*mark),
+            _ => None,
+        });
+        Self {
+            family,
+            protocol,
+            inode: socket.header.inode.into(),
+            uid: socket.header.uid,
+            mark: mark.unwrap_or_default(),
+            tcp_state: socket.header.state,
+            id: socket.header.socket_id,
+        }
+    }
+
     /// As TCP's states are called; UDP knows two of them.
     pub(crate) fn state(&self) -> &'static str {
-        /// `include/net/tcp_states.h` of the kernel, from 1 on.
+        /// From 1 on.
         const STATES: [&str; 12] = [
             "established",
             "syn-sent",
@@ -147,7 +154,7 @@ impl Listed {
             "closing",
             "syn-received",
         ];
-        let number = usize::from(self.state);
+        let number = usize::from(self.tcp_state);
         let name = number.checked_sub(1).and_then(|at| STATES.get(at));
         name.copied().unwrap_or("unknown")
     }
@@ -212,11 +219,15 @@ impl Listed {
 pub fn all_policies(field: MarkField) -> io::Result<BTreeSet<PolicyId>> {
     /// `IPPROTO_RAW` of `linux/in.h`, which stands for all raw sockets.
     const RAW: u8 = 255;
+    policies_by(&[IPPROTO_TCP, IPPROTO_UDP, RAW], field)
+}
+
+fn policies_by(protocols: &[u8], field: MarkField) -> io::Result<BTreeSet<PolicyId>> {
     let mut policies = BTreeSet::new();
     for family in FAMILIES {
-        for protocol in [IPPROTO_TCP, IPPROTO_UDP, RAW] {
-            let sockets = list(family, protocol)?;
-            policies.extend(sockets.iter().filter_map(|socket| policy(socket, field)));
+        for protocol in protocols {
+            let sockets = list(family, *protocol)?;
+            policies.extend(sockets.iter().filter_map(|socket| socket.policy(field)));
         }
     }
     Ok(policies)
@@ -259,25 +270,6 @@ fn cut_where(is_meant: impl Fn(&Listed) -> bool) -> io::Result<u32> {
 
 const FAMILIES: [u8; 2] = [AF_INET, AF_INET6];
 
-/// The sockets that carry a policy in `field`.
-fn marked(family: u8, protocol: u8, field: MarkField) -> io::Result<Vec<InetResponse>> {
-    let mut sockets = list(family, protocol)?;
-    sockets.retain(|socket| policy(socket, field).is_some());
-    Ok(sockets)
-}
-
-/// The policy that a socket carries.
-fn policy(socket: &InetResponse, field: MarkField) -> Option<PolicyId> {
-    NonZeroU8::new(field.policy(mark(socket)?)).map(PolicyId)
-}
-
-fn mark(socket: &InetResponse) -> Option<u32> {
-    socket.nlas.iter().find_map(|nla| match nla {
-        Nla::Mark(mark) => Some(*mark),
-        _ => None,
-    })
-}
-
 fn request(family: u8, protocol: u8, socket_id: SocketId) -> InetRequest {
     InetRequest {
         family,
@@ -288,7 +280,8 @@ fn request(family: u8, protocol: u8, socket_id: SocketId) -> InetRequest {
     }
 }
 
-pub(crate) fn list(family: u8, protocol: u8) -> io::Result<Vec<InetResponse>> {
+/// Every socket of a family and a protocol, in the network namespace of the calling thread.
+fn list(family: u8, protocol: u8) -> io::Result<Vec<Listed>> {
     let any = if family == AF_INET {
         SocketId::new_v4()
     } else {
@@ -307,7 +300,7 @@ pub(crate) fn list(family: u8, protocol: u8) -> io::Result<Vec<InetResponse>> {
             rest = rest.get(length..).unwrap_or_default();
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    sockets.push(*response);
+                    sockets.push(Listed::new(family, protocol, *response));
                 }
                 NetlinkPayload::Done(_) => return Ok(sockets),
                 // A protocol that this kernel does not have owns no sockets.

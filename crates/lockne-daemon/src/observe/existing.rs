@@ -6,14 +6,12 @@ use lockne_abi::{
     flow::{self, Flow},
     observe::Owner,
 };
-use netlink_packet_sock_diag::{
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP},
-    inet::{InetResponse, nlas::Nla},
-};
 
 use super::owner;
-use crate::process;
-use crate::socket;
+use crate::{
+    process,
+    socket::{self, Listed},
+};
 
 /// `TCP_ESTABLISHED`, which a connected UDP socket has too.
 const ESTABLISHED: u8 = 1;
@@ -25,50 +23,41 @@ const LISTEN: u8 = 10;
 /// Lists those of the network namespace of the calling thread. `started` is left to the caller.
 pub(super) fn connections() -> io::Result<Vec<Flow>> {
     let owners = owners();
-    let mut flows = Vec::new();
-    for family in [AF_INET, AF_INET6] {
-        for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
-            for socket in socket::list(family, protocol)? {
-                let state = socket.header.state;
-                let is_one = match protocol {
-                    IPPROTO_TCP => ![TIME_WAIT, CLOSE, LISTEN].contains(&state),
-                    _ => state == ESTABLISHED,
-                };
-                if is_one {
-                    let owner = owners.get(&u64::from(socket.header.inode));
-                    flows.push(flow(protocol, &socket, owner));
-                }
-            }
+    let is_connection = |socket: &Listed| {
+        if socket.is_tcp() {
+            ![TIME_WAIT, CLOSE, LISTEN].contains(&socket.tcp_state)
+        } else {
+            socket.tcp_state == ESTABLISHED
         }
-    }
-    Ok(flows)
+    };
+    let sockets = socket::all()?;
+    let connections = sockets.iter().filter(|socket| is_connection(socket));
+    Ok(connections
+        .map(|socket| flow(socket, owners.get(&socket.inode)))
+        .collect())
 }
 
-fn flow(protocol: u8, socket: &InetResponse, owner: Option<&Owner>) -> Flow {
-    let id = &socket.header.socket_id;
+fn flow(socket: &Listed, owner: Option<&Owner>) -> Flow {
+    let id = &socket.id;
     let cookie = u64::from_ne_bytes(id.cookie);
     let remote = bytes(id.destination_address);
-    let is_tcp = protocol == IPPROTO_TCP;
+    let is_tcp = socket.is_tcp();
     let words = [0, 8].map(|at| {
         let half = remote[at..at + 8].try_into().expect("eight bytes");
         u64::from_ne_bytes(half)
     });
-    let mark = socket.nlas.iter().find_map(|nla| match nla {
-        Nla::Mark(mark) => Some(*mark),
-        _ => None,
-    });
     Flow {
         key: flow::key(cookie, (!is_tcp).then_some((words, id.destination_port))),
-        mark: mark.unwrap_or_default(),
+        mark: socket.mark,
         pid: owner.map_or(0, |owner| owner.pid),
-        uid: socket.header.uid,
+        uid: socket.uid,
         cookie,
         local: bytes(id.source_address),
         remote,
         local_port: id.source_port,
         remote_port: id.destination_port,
-        protocol,
-        state: if is_tcp { socket.header.state } else { 0 },
+        protocol: socket.protocol,
+        state: if is_tcp { socket.tcp_state } else { 0 },
         flags: Flow::EXISTING,
         name: owner.map_or([0; 16], |owner| owner.name),
         ..Flow::default()
