@@ -17,6 +17,7 @@ use crate::{
 /// A running WireGuard, which does its work on a thread of its own.
 pub struct Device {
     device: device::Device<(Sockets, TunSend, TunRecv)>,
+    /// After the device, whose tasks it has.
     _worker: Worker,
 }
 
