@@ -48,10 +48,10 @@ pub(crate) fn tell(stage: &Stage, teller: &mut Teller) -> Result<()> {
 
     without_tunnel(stage, teller)?;
     through_tunnel(stage, teller)?;
-    let direct = side_by_side(stage, teller)?;
-    ways_out(stage, teller, direct)?;
-    cut(stage, teller, direct)?;
-    killed(stage, teller, direct)?;
+    side_by_side(stage, teller)?;
+    ways_out(stage, teller)?;
+    cut(stage, teller)?;
+    killed(stage, teller)?;
     down(stage, teller)
 }
 
@@ -110,8 +110,7 @@ fn curl(stage: &Stage, teller: &mut Teller) -> Result<()> {
     teller.claim(&format!("curl {url}"), holds, seen)
 }
 
-/// Returns the port of the program without lockne: by it, its last packets are known, which may come late.
-fn side_by_side(stage: &Stage, teller: &mut Teller) -> Result<Option<u16>> {
+fn side_by_side(stage: &Stage, teller: &mut Teller) -> Result<()> {
     teller.chapter("Three programs side by side, each its own way")?;
     stage.lab.origin.clear();
     let probe = Probe::new(Action::Tcp, v4());
@@ -140,12 +139,12 @@ fn side_by_side(stage: &Stage, teller: &mut Teller) -> Result<Option<u16>> {
         }
         teller.claim(who, saw == Some(address), &shown(&report))?;
     }
+    // The one without lockne is known by its port.
     let (packets, leaks) = stage.count(|packet| has_port(packet, direct_port))?;
-    teller.wire(packets, &leaks)?;
-    Ok(direct_port)
+    teller.wire(packets, &leaks)
 }
 
-fn ways_out(stage: &Stage, teller: &mut Teller, direct: Option<u16>) -> Result<()> {
+fn ways_out(stage: &Stage, teller: &mut Teller) -> Result<()> {
     teller.chapter("A program under --via vpn tries another way out")?;
     let to_device = Options {
         bind_device: Some("eth0".to_owned()),
@@ -176,11 +175,11 @@ fn ways_out(stage: &Stage, teller: &mut Teller, direct: Option<u16>) -> Result<(
         let escaped = saw(&report) == Some(IpAddr::from(HOME_V4));
         teller.claim(what, !escaped, &shown(&report))?;
     }
-    let (packets, leaks) = stage.count(|packet| has_port(packet, direct))?;
+    let (packets, leaks) = stage.count(|_| false)?;
     teller.wire(packets, &leaks)
 }
 
-fn cut(stage: &Stage, teller: &mut Teller, direct: Option<u16>) -> Result<()> {
+fn cut(stage: &Stage, teller: &mut Teller) -> Result<()> {
     teller.chapter("The tunnel is cut in the middle of a download")?;
     let lab = &stage.lab;
     let failed = |error: &(dyn std::error::Error + 'static)| {
@@ -212,13 +211,13 @@ fn cut(stage: &Stage, teller: &mut Teller, direct: Option<u16>) -> Result<()> {
         saw(&report) == Some(other),
         &shown(&report),
     )?;
-    let (packets, leaks) = stage.count(|packet| has_port(packet, direct))?;
+    let (packets, leaks) = stage.count(|_| false)?;
     teller.wire(packets, &leaks)?;
     lab.provider_a.restore().map_err(|error| failed(&error))?;
     works_again(stage, teller, "the tunnel is mended: it works again")
 }
 
-fn killed(stage: &Stage, teller: &mut Teller, direct: Option<u16>) -> Result<()> {
+fn killed(stage: &Stage, teller: &mut Teller) -> Result<()> {
     teller.chapter("lockne is killed (SIGKILL), with a program running")?;
     let download = download(stage)?;
     stage.kill_daemon();
@@ -231,7 +230,7 @@ fn killed(stage: &Stage, teller: &mut Teller, direct: Option<u16>) -> Result<()>
         stopped,
         &shown(&report),
     )?;
-    let (packets, leaks) = stage.count(|packet| has_port(packet, direct))?;
+    let (packets, leaks) = stage.count(|_| false)?;
     teller.wire(packets, &leaks)?;
     stage.start_daemon()?;
     works_again(stage, teller, "the next lockne takes over")
