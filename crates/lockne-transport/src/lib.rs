@@ -4,6 +4,7 @@
 //! All that each packet goes through is in this package and below it, since these are optimized for speed, and the
 //! rest of lockne for size.
 
+mod blocks;
 mod death;
 mod device;
 mod offload;

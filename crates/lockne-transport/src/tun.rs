@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::BytesMut;
 use gotatun::{
     packet::{Ip, Packet, PacketBufPool},
     tun::{IpRecv, IpSend, MtuWatcher},
@@ -20,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    blocks::Blocks,
     death::Death,
     offload::{
         Header, LONGEST,
@@ -36,6 +38,9 @@ const READ: Interest = Interest::READABLE.add(Interest::ERROR);
 /// How many packets may wait to be written, and how many of them are looked at together.
 const WAITING: usize = 1024;
 const BATCH: usize = 256;
+
+/// By how much WireGuard makes a packet longer in its place: up to a multiple of 16 bytes.
+const PADDING: usize = 15;
 
 /// Why a device could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +94,7 @@ pub struct TunRecv {
     fd: Arc<AsyncFd<File>>,
     mtu: u16,
     buffer: Vec<u8>,
+    blocks: Blocks,
     death: Death,
 }
 
@@ -183,6 +189,7 @@ impl Tun {
             fd,
             mtu,
             buffer: vec![0; Header::LEN + LONGEST],
+            blocks: Blocks::default(),
             death: death.clone(),
         };
         Ok((TunSend(sender), recv))
@@ -243,13 +250,15 @@ impl IpRecv for TunRecv {
         &'a mut self,
         pool: &mut PacketBufPool,
     ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
+        // First what was read before, while it is in the processor's cache.
+        tokio::task::yield_now().await;
         let buffer = self.buffer.as_mut_slice();
         let read = self.fd.async_io(READ, |mut file| file.read(buffer)).await;
         let length = match read {
             Ok(length) => length,
             Err(error) => return Err(self.death.fatal(error)),
         };
-        Ok(cut(&mut self.buffer[..length], pool).into_iter())
+        Ok(cut(&mut self.buffer[..length], &mut self.blocks, pool).into_iter())
     }
 
     fn mtu(&self) -> MtuWatcher {
@@ -258,21 +267,35 @@ impl IpRecv for TunRecv {
 }
 
 /// The packets in what was read at once. What makes no sense is lost, as on every other network.
-fn cut(read: &mut [u8], pool: &PacketBufPool) -> Vec<Packet<Ip>> {
+pub(crate) fn cut(read: &mut [u8], blocks: &mut Blocks, pool: &PacketBufPool) -> Vec<Packet<Ip>> {
     let Some((header, packet)) = read.split_first_chunk_mut() else {
         return Vec::new();
     };
     let Ok(split) = Header::read(*header).and_then(|header| Split::new(header, packet)) else {
         return Vec::new();
     };
-    let packet = |index| {
-        let mut packet = pool.get();
-        let bytes = packet.buf_mut();
-        bytes.clear();
+    let write = |index, to: &mut BytesMut| {
+        to.clear();
         for part in split.parts(index) {
-            bytes.extend_from_slice(part);
+            to.extend_from_slice(part);
         }
-        split.mend(index, bytes);
+        split.mend(index, to);
+    };
+    let mut block = (split.count() > 1).then(|| blocks.take());
+    let packet = |index| {
+        let room = split.longest() + PADDING;
+        let packet = match &mut block {
+            Some(block) if block.len() >= room => {
+                let mut bytes = block.split_to(room);
+                write(index, &mut bytes);
+                Packet::from_bytes(bytes)
+            }
+            _ => {
+                let mut packet = pool.get();
+                write(index, packet.buf_mut());
+                packet
+            }
+        };
         packet.try_into_ip().ok()
     };
     (0..split.count()).filter_map(packet).collect()

@@ -1,11 +1,12 @@
 //! The UDP socket of the embedded WireGuard.
 
+mod receive;
 mod send;
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsFd,
+    os::fd::{AsFd, AsRawFd},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -20,8 +21,9 @@ use gotatun::{
     },
 };
 use rustix::net::sockopt;
+use tokio::io::Interest;
 
-use self::send::Sender;
+use self::{receive::Reads, send::Sender};
 use super::death::Death;
 
 /// The kernel's default of 208 KiB loses one datagram in six under load.
@@ -105,8 +107,7 @@ impl UdpTransportFactory for Sockets {
             death: self.death.clone(),
             keepalives: self.keepalives.clone(),
         };
-        let sender = Sender::new(socket)?;
-        Ok((sender, receiver))
+        Ok((Sender::new(socket), receiver))
     }
 }
 
@@ -127,7 +128,7 @@ fn no_ipv6(error: &io::Error) -> bool {
 }
 
 impl UdpRecv for Receiver {
-    type RecvManyBuf = <UdpSocket as UdpRecv>::RecvManyBuf;
+    type RecvManyBuf = Reads;
 
     async fn recv_from(&mut self, pool: &mut PacketBufPool) -> io::Result<(Packet, SocketAddr)> {
         let result = self.socket.recv_from(pool).await;
@@ -139,13 +140,17 @@ impl UdpRecv for Receiver {
 
     async fn recv_many_from(
         &mut self,
-        buffer: &mut Self::RecvManyBuf,
+        buffer: &mut Reads,
         pool: &mut PacketBufPool,
         packets: &mut Vec<(Packet, SocketAddr)>,
     ) -> io::Result<()> {
+        // First what was read before, while it is in the processor's cache.
+        tokio::task::yield_now().await;
         let before = packets.len();
+        let socket = self.socket.socket();
         loop {
-            let result = self.socket.recv_many_from(buffer, pool, packets).await;
+            let read = || buffer.receive(socket.as_raw_fd(), pool, packets);
+            let result = socket.async_io(Interest::READABLE, read).await;
             match result {
                 // Short of memory: the next datagram may do better.
                 Err(error) if is_passing(&error) => tokio::task::yield_now().await,

@@ -84,6 +84,11 @@ impl<'a> Split<'a> {
         self.payload.len().div_ceil(self.size).max(1)
     }
 
+    /// The bytes that no packet of it exceeds.
+    pub(crate) fn longest(&self) -> usize {
+        self.head.len() + self.size.min(self.payload.len())
+    }
+
     /// The headers and the payload of packet `index`, as they are before [`mend`](Self::mend).
     pub(crate) fn parts(&self, index: usize) -> [&'a [u8]; 2] {
         let from = (index * self.size).min(self.payload.len());

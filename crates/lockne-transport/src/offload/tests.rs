@@ -8,6 +8,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, PacketBuilder};
+use gotatun::packet::PacketBufPool;
 use proptest::prelude::*;
 
 use super::{
@@ -16,6 +17,7 @@ use super::{
     merge::{Kinds, runs},
     split::Split,
 };
+use crate::blocks::Blocks;
 
 const ALL: Kinds = Kinds {
     tcp: true,
@@ -150,16 +152,12 @@ fn through_the_kernel(batch: &[Vec<u8>]) -> Vec<Vec<u8>> {
     out
 }
 
-fn cut(header: Header, mut packet: Vec<u8>) -> Vec<Vec<u8>> {
-    let header = Header::read(header.write()).unwrap();
-    let split = Split::new(header, &mut packet).unwrap();
-    (0..split.count())
-        .map(|index| {
-            let mut packet = split.parts(index).concat();
-            split.mend(index, &mut packet);
-            packet
-        })
-        .collect()
+/// What is read of the device as `header` and `packet`.
+fn cut(header: Header, packet: Vec<u8>) -> Vec<Vec<u8>> {
+    let mut read = [header.write().to_vec(), packet].concat();
+    let packets = crate::tun::cut(&mut read, &mut Blocks::default(), &PacketBufPool::new(0));
+    let packets = packets.into_iter();
+    packets.map(|packet| packet.into_bytes().to_vec()).collect()
 }
 
 /// Where nothing may be fragmented, the number of a packet means nothing (RFC 6864), and the kernel's differs.

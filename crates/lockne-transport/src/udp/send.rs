@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::AsRawFd as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -28,20 +28,16 @@ const HEADERS: usize = 48;
 #[derive(Clone)]
 pub struct Sender {
     socket: UdpSocket,
-    /// The same socket; the other one cannot be waited for.
-    writable: Arc<tokio::net::UdpSocket>,
     /// The way out takes no long sends to be cut up.
     is_refused: Arc<AtomicBool>,
 }
 
 impl Sender {
-    pub(super) fn new(socket: UdpSocket) -> io::Result<Self> {
-        let writable = std::net::UdpSocket::from(socket.as_fd().try_clone_to_owned()?);
-        Ok(Self {
+    pub(super) fn new(socket: UdpSocket) -> Self {
+        Self {
             socket,
-            writable: Arc::new(tokio::net::UdpSocket::from_std(writable)?),
             is_refused: Arc::default(),
-        })
+        }
     }
 
     /// Sends all at once. They are of one length, but the last, and go to one peer.
@@ -54,12 +50,18 @@ impl Sender {
         let size = [ControlMessage::UdpGsoSegments(&size)];
         let control = if run.len() > 1 { &size[..] } else { &[] };
         let to = SockaddrStorage::from(*destination);
+        let socket = self.socket.socket();
         let send = || {
-            let fd = self.writable.as_raw_fd();
-            sendmsg(fd, &parts, control, MsgFlags::MSG_DONTWAIT, Some(&to))?;
+            sendmsg(
+                socket.as_raw_fd(),
+                &parts,
+                control,
+                MsgFlags::MSG_DONTWAIT,
+                Some(&to),
+            )?;
             Ok(())
         };
-        self.writable.async_io(Interest::WRITABLE, send).await
+        socket.async_io(Interest::WRITABLE, send).await
     }
 }
 
@@ -103,7 +105,7 @@ impl UdpSend for Sender {
     }
 
     fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
-        self.writable.local_addr().map(Some)
+        self.socket.local_addr().map(Some)
     }
 
     fn set_fwmark(&self, mark: u32) -> io::Result<()> {
