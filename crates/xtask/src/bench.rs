@@ -32,6 +32,7 @@ use crate::{
         debian::{Origin, Suite},
         run_command,
     },
+    turn::Turn,
 };
 
 /// What to measure
@@ -158,8 +159,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
 
     let plan = Plan::new(args);
     let profile = if args.dev { "dev" } else { "release" };
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), |target| root.join(target));
+    let target = crate::target(root);
     let out = match &args.out {
         Some(out) => root.join(out),
         // What is measured badly does not go where the good figures are.
@@ -167,6 +167,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         None => root.join("bench/results"),
     };
     fs::create_dir_all(&out)?;
+    let _turn = Turn::wait(&target)?;
     let programs = build(root, &target, profile)?;
     let cost = programs.cost.clone();
     let start = Instant::now();

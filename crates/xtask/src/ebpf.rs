@@ -1,7 +1,7 @@
 //! `cargo xtask ebpf`: the kernel objects that are kept in the repository.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -77,8 +77,7 @@ fn check(root: &Path) -> Result<()> {
 
 /// Where kernel code is built.
 pub(crate) fn target_dir(root: &Path) -> PathBuf {
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
-    target.join("ebpf")
+    crate::target(root).join("ebpf")
 }
 
 /// Says something to whoever typed the command.

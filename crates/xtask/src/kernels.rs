@@ -15,7 +15,7 @@ mod systemd;
 mod watch;
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     sync::Mutex,
     thread,
@@ -32,7 +32,7 @@ use self::{
     qemu::Qemu,
     suite::{Built, SUITES, Suite},
 };
-use crate::ebpf::say;
+use crate::{ebpf::say, turn::Turn};
 
 /// Which tests to run, and where.
 #[derive(clap::Args)]
@@ -81,6 +81,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let suites = chosen("suite", &args.suite, SUITES.iter(), |suite| suite.name)?;
     let cache = cache(root);
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    let _turn = Turn::wait(&crate::target(root))?;
 
     let qemu = Qemu::get(&cache)?;
     let built = suite::build(root, &suites)?;
@@ -255,6 +256,5 @@ fn chosen<'a, T>(
 
 /// Where kernels, file systems and logs are kept.
 fn cache(root: &Path) -> PathBuf {
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
-    target.join("kernels")
+    crate::target(root).join("kernels")
 }

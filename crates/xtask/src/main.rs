@@ -11,8 +11,12 @@ mod kernels;
 mod object;
 mod setup;
 mod talk;
+mod turn;
 
-use std::{env, path::PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -57,6 +61,12 @@ fn main() -> Result<()> {
         Task::Bench(args) => bench::run(root, &args),
         Task::Rest => kernels::rest(),
     }
+}
+
+/// Where cargo puts what it builds.
+fn target(root: &Path) -> PathBuf {
+    // From the root, as cargo is started there.
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |it| root.join(it))
 }
 
 /// Forgets what cargo says of this package. Build scripts look at these variables (that of `ring` does), so that a
