@@ -31,6 +31,9 @@ pub const POLICIES: u32 = 256;
 /// An array map rounds each value up to eight bytes, so single words would waste six of eight.
 pub const PROCESSES_PER_PAGE: u32 = 64;
 
+/// How many programs count in [`name::FORKS`], each for itself.
+pub const FORK_COUNTERS: u32 = 3;
+
 /// How many destination prefixes all policies together can let through to the local network.
 pub const MAX_LAN_PREFIXES: u32 = 1024;
 
@@ -42,6 +45,9 @@ pub mod name {
     /// Array from process id divided by [`PROCESSES_PER_PAGE`](crate::PROCESSES_PER_PAGE) to the
     /// [`Member`](crate::Member)s of so many processes, two bytes each.
     pub const PROCESSES: &str = "PROCESSES";
+    /// Array from process id divided by [`PROCESSES_PER_PAGE`](crate::PROCESSES_PER_PAGE) to what so many processes
+    /// executed last, as far as it was seen: a byte each. One entry where [`Config::has_misses`](crate::Config) is 0.
+    pub const EXECS: &str = "EXECS";
     /// Array from policy id to [`Policy`](crate::Policy).
     pub const POLICIES: &str = "POLICIES";
     /// Array of one number: not 0 once a child of a process with a policy got an id beyond
@@ -56,7 +62,8 @@ pub mod name {
     pub const DATA: &str = ".data";
     /// The map that the loader makes of what the programs write: whether one of them has set [`STRICT`].
     pub const BSS: &str = ".bss";
-    /// Per-CPU array of one number: how many children have inherited a policy so far.
+    /// Per-CPU array of [`FORK_COUNTERS`](crate::FORK_COUNTERS) numbers: how many children have inherited a policy so far,
+    /// and how many programs got one from a rule.
     pub const FORKS: &str = "FORKS";
     /// Per-CPU array from policy id to [`Counters`](crate::Counters).
     pub const COUNTERS: &str = "COUNTERS";
@@ -117,12 +124,17 @@ pub mod name {
     pub const KEEP_MARK: &str = "keep_mark";
     /// Program on `cgroup_skb/egress`.
     pub const GUARD_EGRESS: &str = "guard_egress";
-    /// Program on `tp_btf/sched_process_fork`.
+    /// Program on `tp_btf/sched_wakeup_new`.
     pub const FOLLOW_FORK: &str = "follow_fork";
     /// Program on `tp_btf/sched_process_exec`.
     pub const DECIDE_EXEC: &str = "decide_exec";
+    /// Another on `tp_btf/sched_process_exec`, for what the first one missed. Only where
+    /// [`Config::has_misses`](crate::Config) is 1.
+    pub const DECIDE_MISSED: &str = "decide_missed";
     /// Program on `tp_btf/sched_process_exit`.
     pub const FORGET_EXIT: &str = "forget_exit";
+    /// Another on `tp_btf/sched_process_exit`, as [`DECIDE_MISSED`].
+    pub const FORGET_MISSED: &str = "forget_missed";
     /// Classifier on the ingress of each tunnel device.
     pub const STAMP_REPLY: &str = "stamp_reply";
 }
@@ -480,6 +492,10 @@ pub struct Config {
     pub task_pid: u32,
     /// Byte offset of `task_struct.signal`.
     pub task_signal: u32,
+    /// Byte offset of `task_struct.self_exec_id`.
+    pub task_exec_id: u32,
+    /// 1 where the kernel may pass over a program on a tracepoint (Linux 7.0), else 0.
+    pub has_misses: u32,
     /// Byte offset of `signal_struct.live`.
     pub signal_live: u32,
     /// Byte offset of `sock_common.skc_net`.
@@ -543,7 +559,7 @@ pub struct Config {
 const _: () = assert!(size_of::<Policy>() == 12);
 const _: () = assert!(size_of::<Counters>() == 40);
 const _: () = assert!(size_of::<LanKey>() == 17);
-const _: () = assert!(size_of::<Config>() == 144);
+const _: () = assert!(size_of::<Config>() == 152);
 const _: () = assert!(size_of::<Resolvers>() == 112);
 const _: () = assert!(size_of::<Renames>() == 80);
 

@@ -4,6 +4,11 @@
 //! first packet, and not with a thread, for an exec leaves one only. Needs Linux 5.5, and typed loads
 //! from 5.5; names are read by `bpf_probe_read_kernel_str`.
 //!
+//! Since Linux 7.0 a program on a tracepoint can be interrupted by another task, and the kernel then passes over it for
+//! what that one does on the same processor (`bpf_prog_get_recursion_context`). So there is a second one behind it, for
+//! what the first has missed; it would take two that are interrupted at once to miss it, too. Even then nothing leaks:
+//! `process` tells from what the kernel counts that an exec was missed, and such a program gets no socket.
+//!
 //! The daemon writes a whole set of rules beside the one in force, then raises the generation. Before it
 //! writes over the old one, it waits until nobody can be reading that (a grace period of RCU).
 
@@ -38,6 +43,8 @@ struct Exec {
     task: *const u8,
     /// `struct linux_binprm`
     program: *const u8,
+    /// Which of the programs here decides.
+    turn: u32,
 }
 
 /// What is executed, and where it is.
@@ -54,6 +61,24 @@ struct File {
 /// it was started under.
 #[btf_tracepoint(function = "sched_process_exec")]
 pub(crate) fn decide_exec(ctx: BtfTracePointContext) -> i32 {
+    decide(&ctx, 0)
+}
+
+/// The same for what [`decide_exec`] has missed.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub(crate) fn decide_missed(ctx: BtfTracePointContext) -> i32 {
+    if config::has_misses() == 0 {
+        return 0;
+    }
+    let task: *const u8 = ctx.arg(0);
+    if process::is_exec_noted(Task::of(task).tgid, task) {
+        return 0;
+    }
+    decide(&ctx, 1)
+}
+
+#[inline(always)]
+fn decide(ctx: &BtfTracePointContext, turn: u32) -> i32 {
     let task: *const u8 = ctx.arg(0);
     let program: *const u8 = ctx.arg(2);
     let Some(in_force) = IN_FORCE.get_ptr(0) else {
@@ -71,6 +96,7 @@ pub(crate) fn decide_exec(ctx: BtfTracePointContext) -> i32 {
         outline,
         task,
         program,
+        turn,
     };
     let tgid = Task::of(task).tgid;
     // No `Option`: the compiler would carry along what is in none, which the verifier refuses.
@@ -88,12 +114,15 @@ pub(crate) fn decide_exec(ctx: BtfTracePointContext) -> i32 {
             policy = decided;
             if record.is_null() {
                 process::overflow();
-            } else {
+            // It may have been chosen by hand meanwhile.
+            // SAFETY: as above.
+            } else if unsafe { record.read_volatile() } == member {
                 set(record, Member::by_rule(decided as u8));
-                map::count_fork();
+                map::count_fork(1 + turn);
             }
         }
     }
+    process::note_exec(tgid, task);
     if policy != 0 {
         // A program may gain rights by this, and it may have sockets that are older than its policy.
         strict::consider();

@@ -1,8 +1,9 @@
-//! `tp_btf/sched_process_fork` and `sched_process_exit`: children inherit, and the dead are forgotten.
+//! `tp_btf/sched_wakeup_new` and `sched_process_exit`: children inherit, and the dead are forgotten.
 //!
-//! The fork hook runs before the child does, so there is no race. The loads are typed: the verifier
-//! checks the offsets against the kernel's own types, no helper is called, and lockdown does not
-//! matter. Both hooks may run twice for one event while a daemon replaces another. Needs Linux 5.5.
+//! The first runs in the parent, before the child does, so there is no race. (So does `sched_process_fork`. But since
+//! Linux 7.0 a program there can be interrupted by another task, whose forks it would then miss on this processor:
+//! `bpf_prog_get_recursion_context`. The other has a run queue's lock, `wake_up_new_task`.) The loads are typed: the
+//! verifier checks the offsets against the kernel's own types, and lockdown does not matter. Both hooks may run twice for one event while a daemon replaces another. Needs Linux 5.5.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use lockne_abi::Member;
@@ -13,21 +14,21 @@ use crate::{
 };
 
 /// Gives a child the policy of its parent, or none.
-#[btf_tracepoint(function = "sched_process_fork")]
+#[btf_tracepoint(function = "sched_wakeup_new")]
 pub(crate) fn follow_fork(ctx: BtfTracePointContext) -> i32 {
-    let parent: *const u8 = ctx.arg(0);
-    let child: *const u8 = ctx.arg(1);
-    let child = Task::of(child);
+    let task: *const u8 = ctx.arg(0);
+    let child = Task::of(task);
     if !child.is_process() {
         return 0;
     }
-    let parent = Task::of(parent).tgid;
+    let parent = process::current_id();
+    process::inherit_exec(parent, child.tgid, task);
     // The child's id may have belonged to another process before.
     match (process::of(parent), process::record(child.tgid)) {
         (standing, Some(record)) => {
             set(record, process::member(parent));
             if let Standing::Policed(_) = standing {
-                map::count_fork();
+                map::count_fork(0);
             }
         }
         (Standing::Policed(_), None) => process::overflow(),
@@ -39,6 +40,17 @@ pub(crate) fn follow_fork(ctx: BtfTracePointContext) -> i32 {
 /// Forgets a process when its last thread ends.
 #[btf_tracepoint(function = "sched_process_exit")]
 pub(crate) fn forget_exit(ctx: BtfTracePointContext) -> i32 {
+    forget(&ctx)
+}
+
+/// The same for what [`forget_exit`] has missed, as on exec. Who is forgotten by neither is when its id is used again.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub(crate) fn forget_missed(ctx: BtfTracePointContext) -> i32 {
+    forget(&ctx)
+}
+
+#[inline(always)]
+fn forget(ctx: &BtfTracePointContext) -> i32 {
     let task: *const u8 = ctx.arg(0);
     // SAFETY: the kernel passes a valid task.
     let signal: *const u8 = unsafe { load(task, config::task_signal()) };

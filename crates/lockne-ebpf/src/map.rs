@@ -6,7 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray},
 };
 use lockne_abi::{
-    Config, Counters, LanKey, MAX_DEVICES, MAX_LAN_PREFIXES, Member, Policy, Resolvers,
+    Config, Counters, FORK_COUNTERS, LanKey, MAX_DEVICES, MAX_LAN_PREFIXES, Member, Policy,
+    Resolvers,
 };
 
 /// The daemon maps this one into its memory: one process of a page cannot be set by a system call
@@ -15,6 +16,11 @@ use lockne_abi::{
 pub(crate) static PROCESSES: Array<[Member; lockne_abi::PROCESSES_PER_PAGE as usize]> =
     Array::with_max_entries(1, BPF_F_MMAPABLE);
 
+/// The loader sets the true number of pages.
+#[map]
+pub(crate) static EXECS: Array<[u8; lockne_abi::PROCESSES_PER_PAGE as usize]> =
+    Array::with_max_entries(1, 0);
+
 #[map]
 pub(crate) static OVERFLOW: Array<u32> = Array::with_max_entries(1, 0);
 
@@ -22,7 +28,7 @@ pub(crate) static OVERFLOW: Array<u32> = Array::with_max_entries(1, 0);
 pub(crate) static STRICT: Array<u32> = Array::with_max_entries(1, 0);
 
 #[map]
-static FORKS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+static FORKS: PerCpuArray<u64> = PerCpuArray::with_max_entries(FORK_COUNTERS, 0);
 
 #[map]
 pub(crate) static POLICIES: Array<Policy> = Array::with_max_entries(lockne_abi::POLICIES, 0);
@@ -62,12 +68,13 @@ pub(crate) fn count(id: u8, change: impl FnOnce(&mut Counters)) {
     }
 }
 
-/// Counts a process that has inherited a policy, or got one from a rule.
+/// Counts a process that has inherited a policy, or got one from a rule, for the program `by`: one may be interrupted by
+/// another.
 ///
-/// After it is written down: who reads this number and then the table has seen every such process in it.
+/// After it is written down: who reads these numbers and then the table has seen every such process in it.
 #[inline(always)]
-pub(crate) fn count_fork() {
-    if let Some(forks) = FORKS.get_ptr_mut(0) {
+pub(crate) fn count_fork(by: u32) {
+    if let Some(forks) = FORKS.get_ptr_mut(by) {
         // SAFETY: the map's own memory, and this CPU's own part of it.
         unsafe { forks.write_volatile(forks.read_volatile() + 1) }
     }

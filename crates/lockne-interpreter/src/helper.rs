@@ -29,6 +29,7 @@ pub(crate) const ALL: &[(u32, Helper)] = &[
     (113, probe_read_kernel),
     (122, get_netns_cookie),
     (130, ringbuf_output),
+    (158, get_current_task),
     (187, set_retval),
 ];
 

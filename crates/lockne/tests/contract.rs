@@ -8,6 +8,7 @@ fn every_test_that_the_contract_names_is_there() {
     let contract = fs::read_to_string(root.join("docs/leaks.md")).unwrap();
     let places = [
         ("kernel/", "crates/lockne-daemon/tests/kernel"),
+        ("interpreter/", "crates/lockne-daemon/tests/interpreter"),
         ("plan/", "crates/lockne-core/src/plan"),
         ("cli/", "crates/lockne/tests/cli"),
         ("", "crates/lockne/tests/lab"),

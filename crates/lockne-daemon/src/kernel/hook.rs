@@ -10,19 +10,21 @@ use aya::Ebpf;
 use lockne_abi::name;
 
 use super::{
-    Error, cgroup,
+    Error, cgroup, object,
     sys::{self, Target},
 };
 
 /// Number of the hook at a cgroup, `enum bpf_attach_type`; `None` for tracepoints.
-type Hook = Option<u32>;
+pub(super) type Hook = Option<u32>;
 
 /// Every program that is attached once, in the order in which they begin to act: who is policed is
 /// known before sockets are marked, and what is marked is guarded.
-pub(super) const HOOKS: [(&str, Hook); 14] = [
+pub(super) const HOOKS: [(&str, Hook); 16] = [
     (name::FOLLOW_FORK, None),
     (name::FORGET_EXIT, None),
+    (name::FORGET_MISSED, None),
     (name::DECIDE_EXEC, None),
+    (name::DECIDE_MISSED, None),
     (name::GUARD_EGRESS, Some(1)),
     (name::MARK_SOCKET, Some(2)),
     (name::KEEP_MARK, Some(22)),
@@ -36,10 +38,17 @@ pub(super) const HOOKS: [(&str, Hook); 14] = [
     (name::GETPEERNAME6, Some(30)),
 ];
 
+/// Those that this kernel needs.
+pub(super) fn needed() -> impl Iterator<Item = (&'static str, Hook)> {
+    HOOKS
+        .into_iter()
+        .filter(|(name, _)| object::is_needed(name))
+}
+
 /// Attaches all of them and pins their links, or puts them where their predecessors are.
 pub(super) fn attach(ebpf: &Ebpf, pins: &Path) -> Result<(), Error> {
     let root = cgroup::root()?;
-    for (name, hook) in HOOKS {
+    for (name, hook) in needed() {
         let program = program_fd(ebpf, name)?;
         let pin = pins.join(name);
         match hook {

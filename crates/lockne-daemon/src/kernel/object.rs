@@ -32,8 +32,9 @@ const fn shape<K, V>(name: &'static str) -> Shape {
 }
 
 /// Every map that outlives the daemon; the last is written when all others are there.
-pub(super) const MAPS: [Shape; 20] = [
+pub(super) const MAPS: [Shape; 21] = [
     shape::<u32, [Member; PROCESSES_PER_PAGE as usize]>(name::PROCESSES),
+    shape::<u32, [u8; PROCESSES_PER_PAGE as usize]>(name::EXECS),
     shape::<u32, u32>(name::OVERFLOW),
     shape::<u32, u32>(name::STRICT),
     shape::<u32, u64>(name::FORKS),
@@ -56,10 +57,12 @@ pub(super) const MAPS: [Shape; 20] = [
     shape::<u32, Config>(name::LOADED),
 ];
 
-const TRACEPOINTS: [(&str, &str); 3] = [
-    (name::FOLLOW_FORK, "sched_process_fork"),
+const TRACEPOINTS: [(&str, &str); 5] = [
+    (name::FOLLOW_FORK, "sched_wakeup_new"),
     (name::FORGET_EXIT, "sched_process_exit"),
+    (name::FORGET_MISSED, "sched_process_exit"),
     (name::DECIDE_EXEC, "sched_process_exec"),
+    (name::DECIDE_MISSED, "sched_process_exec"),
 ];
 
 /// The kernel object.
@@ -100,6 +103,9 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
         .override_global(name::CONFIG, &config, true)
         .override_global(name::ASSUMED, &assumed, true)
         .map_max_entries(name::PROCESSES, config.max_processes / PROCESSES_PER_PAGE);
+    if config.has_misses != 0 {
+        loader.map_max_entries(name::EXECS, config.max_processes / PROCESSES_PER_PAGE);
+    }
     for map in &MAPS {
         loader.map_pin_path(map.name, pins.join(map.name));
     }
@@ -119,6 +125,7 @@ pub(super) fn load(pins: &Path, field: MarkField) -> Result<Ebpf, Error> {
             Program::CgroupSkb(program) => program.load(),
             Program::CgroupSockopt(program) => program.load(),
             Program::SchedClassifier(program) => program.load(),
+            Program::BtfTracePoint(_) if !is_needed(name) => Ok(()),
             Program::BtfTracePoint(program) => TRACEPOINTS
                 .iter()
                 .find(|(of, _)| *of == name)
@@ -139,6 +146,26 @@ fn processes(pins: &Path) -> Result<u32, Error> {
     Ok(highest.div_ceil(PROCESSES_PER_PAGE) * PROCESSES_PER_PAGE)
 }
 
+/// Whether this kernel needs the program `name`.
+pub(super) fn is_needed(name: &str) -> bool {
+    !matches!(name, name::DECIDE_MISSED | name::FORGET_MISSED) || has_misses()
+}
+
+/// Whether the kernel may pass over a program on a tracepoint, since what it interrupts is the same one: Linux 7.0 and
+/// newer (`tracepoint_srcu`). What is taken is the release before, as it may be brought there.
+fn has_misses() -> bool {
+    /// The first that may.
+    const SINCE: (u32, u32) = (6, 19);
+    let release = rustix::system::uname();
+    let release = release.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-', '+']).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= SINCE,
+        // What cannot be read may be anything.
+        _ => true,
+    }
+}
+
 fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
     let types = btf::Btf::of_kernel()?;
     let has = |program, helper| {
@@ -152,6 +179,8 @@ fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {
         task_tgid: types.offset("task_struct", "tgid")?,
         task_pid: types.offset("task_struct", "pid")?,
         task_signal: types.offset("task_struct", "signal")?,
+        task_exec_id: types.offset("task_struct", "self_exec_id")?,
+        has_misses: has_misses().into(),
         signal_live: types.offset("signal_struct", "live")?,
         sock_net: types.offset("sock", "__sk_common.skc_net.net")?,
         net_cookie: types.offset("net", "net_cookie")?,

@@ -150,10 +150,11 @@ impl Reading {
             .map_err(Error::map(name::COUNTERS))
     }
 
-    /// How many children have inherited a policy so far.
+    /// How many children have inherited a policy so far, and how many programs got one from a rule.
     fn forks(&self) -> Result<u64, Error> {
-        let cpus = self.forks.get(&0, 0).map_err(Error::map(name::FORKS))?;
-        Ok(cpus.iter().sum())
+        let counters = self.forks.iter().map(|cpus| Ok(cpus?.iter().sum::<u64>()));
+        let total: Result<u64, MapError> = counters.sum();
+        total.map_err(Error::map(name::FORKS))
     }
 
     /// What policy `id` lets out.

@@ -48,7 +48,7 @@ impl Kernel {
     /// What each program did; empty if the kernel has never kept count of that.
     pub(crate) fn runs(&self) -> Result<Vec<Runs>, Error> {
         let mut all = Vec::new();
-        for (program, _) in hook::HOOKS {
+        for (program, _) in hook::needed() {
             let fd = hook::program_fd(&self.ebpf, program)?;
             let (time, count) = sys::runs(fd.as_fd()).map_err(|source| Error::Link {
                 action: "read",

@@ -3,7 +3,7 @@
 use lockne_abi::name;
 use lockne_interpreter::World;
 
-use crate::run::{CONFIG, process, run, set_process};
+use crate::run::{CONFIG, executed, note_exec, noted_exec, process, run, set_process};
 
 const SHELL: u32 = 100;
 const CHILD: u32 = 200;
@@ -30,7 +30,8 @@ fn task(world: &mut World, tgid: u32, pid: u32, threads_left: i32) -> u64 {
 fn fork(parent: u32, tgid: u32, pid: u32, prepare: impl Fn(&mut World)) -> World {
     run(name::FOLLOW_FORK, &[], |world, _| {
         prepare(world);
-        [task(world, parent, parent, 1), task(world, tgid, pid, 1)]
+        world.process = parent;
+        [task(world, tgid, pid, 1)]
     })
     .world
 }
@@ -106,4 +107,28 @@ fn task_that_is_already_torn_down_is_passed_over() {
     .world;
 
     assert_eq!(process(&mut after, SHELL), 7);
+}
+
+#[test]
+fn child_is_the_program_of_its_parent_also_where_that_was_missed() {
+    // It is process 0, as the task says nothing else.
+    let child = |noted: Option<u8>, count: u64| {
+        let mut after = run(name::FOLLOW_FORK, &[], |world, _| {
+            world.process = SHELL;
+            if let Some(noted) = noted {
+                note_exec(world, SHELL, noted);
+            }
+            [executed(world, count)]
+        })
+        .world;
+        noted_exec(&mut after, 0)
+    };
+
+    assert_eq!(child(Some(3), 3), Some(3));
+    assert_eq!(
+        child(Some(3), 4),
+        Some(3),
+        "its parent's last exec was missed"
+    );
+    assert_eq!(child(None, 4), Some(4), "its parent is older than lockne");
 }

@@ -19,6 +19,8 @@ pub(crate) const CONFIG: Config = Config {
     task_tgid: 16,
     task_pid: 20,
     task_signal: 24,
+    task_exec_id: 48,
+    has_misses: 1,
     signal_live: 4,
     sock_net: 48,
     net_cookie: 16,
@@ -64,7 +66,7 @@ static OBJECT: LazyLock<Object> = LazyLock::new(|| {
     Object::parse_with(
         bytes,
         &[(name::CONFIG, bytes_of(&CONFIG))],
-        &[(name::PROCESSES, pages)],
+        &[(name::PROCESSES, pages), (name::EXECS, pages)],
     )
     .unwrap()
 });
@@ -122,11 +124,44 @@ pub(crate) fn set_process(world: &mut World, pid: u32, id: u8) {
     assert!(processes.set(&key, &page));
 }
 
+/// Says that process `pid` chose its policy by hand.
+pub(crate) fn choose(world: &mut World, pid: u32) {
+    let key = (pid / PROCESSES_PER_PAGE).to_ne_bytes();
+    let processes = world.map(name::PROCESSES);
+    let mut page = processes.get(&key).unwrap().to_vec();
+    page[2 * (pid % PROCESSES_PER_PAGE) as usize + 1] = 1;
+    assert!(processes.set(&key, &page));
+}
+
 /// The policy of process `pid`, or 0.
 pub(crate) fn process(world: &mut World, pid: u32) -> u8 {
     let key = (pid / PROCESSES_PER_PAGE).to_ne_bytes();
     let page = world.map(name::PROCESSES).get(&key).unwrap();
     page[2 * (pid % PROCESSES_PER_PAGE) as usize]
+}
+
+/// Notes that process `pid` was seen to execute its `count`th program.
+pub(crate) fn note_exec(world: &mut World, pid: u32, count: u8) {
+    let key = (pid / PROCESSES_PER_PAGE).to_ne_bytes();
+    let execs = world.map(name::EXECS);
+    let mut page = execs.get(&key).unwrap().to_vec();
+    page[(pid % PROCESSES_PER_PAGE) as usize] = count + 1;
+    assert!(execs.set(&key, &page));
+}
+
+/// The number of the program that process `pid` was last seen to execute, if it was seen at all.
+pub(crate) fn noted_exec(world: &mut World, pid: u32) -> Option<u8> {
+    let key = (pid / PROCESSES_PER_PAGE).to_ne_bytes();
+    let page = world.map(name::EXECS).get(&key).unwrap();
+    page[(pid % PROCESSES_PER_PAGE) as usize].checked_sub(1)
+}
+
+/// A task of a process that has executed `count` programs.
+pub(crate) fn executed(world: &mut World, count: u64) -> u64 {
+    let mut task = [0; 64];
+    let at = CONFIG.task_exec_id as usize;
+    task[at..at + 8].copy_from_slice(&count.to_ne_bytes());
+    world.block(&task)
 }
 
 /// What was counted under policy `id`.

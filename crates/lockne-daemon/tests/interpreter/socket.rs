@@ -3,7 +3,9 @@
 use lockne_abi::name;
 use lockne_interpreter::{World, context};
 
-use crate::run::{CONFIG, OTHERS, Outcome, counters, mark, run, set_process};
+use crate::run::{
+    CONFIG, OTHERS, Outcome, choose, counters, executed, mark, note_exec, run, set_process,
+};
 
 const ALLOW: u32 = 1;
 const REFUSE: u32 = 0;
@@ -118,4 +120,37 @@ fn guard_becomes_strict_where_the_rights_cannot_be_read() {
 
     let flag = after.world.map(name::BSS).get(&[0; 4]).unwrap();
     assert_eq!(flag, u32::to_ne_bytes(1));
+}
+
+/// The socket of a process whose `noted`th exec was the last one seen, and which has executed `count` programs.
+fn create_after(noted: Option<u8>, count: u64, chosen: bool) -> (u32, u32) {
+    let after = create(CURL, TCP, |world| {
+        if let Some(noted) = noted {
+            note_exec(world, CURL, noted);
+        }
+        if chosen {
+            choose(world, CURL);
+        }
+        world.task = executed(world, count);
+    });
+    (after.verdict, after.context.mark)
+}
+
+#[test]
+fn program_whose_start_was_missed_gets_no_socket() {
+    assert_eq!(create_after(Some(3), 3, false), (ALLOW, mark(7)));
+    assert_eq!(create_after(Some(3), 4, false), (REFUSE, OTHERS));
+    // The number is kept in a byte.
+    assert_eq!(create_after(Some(3), 3 + 255, false), (ALLOW, mark(7)));
+    assert_eq!(create_after(Some(3), 3 + 256, false), (REFUSE, OTHERS));
+}
+
+#[test]
+fn start_that_was_missed_does_not_matter_where_no_rule_would_have_been_asked() {
+    assert_eq!(create_after(Some(3), 4, true), (ALLOW, mark(7)));
+}
+
+#[test]
+fn process_that_is_older_than_lockne_gets_its_socket() {
+    assert_eq!(create_after(None, 4, false), (ALLOW, mark(7)));
 }

@@ -43,7 +43,7 @@ pub(super) fn first(exec: Exec) -> u32 {
     let Some(set) = RULES.get(slot) else {
         return 0;
     };
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+    let Some(scratch) = SCRATCH.get_ptr_mut(exec.turn) else {
         return 0;
     };
     // SAFETY: the map's own memory, and this CPU's own part of it.

@@ -4,7 +4,7 @@ use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, macros::map, maps:
 use lockne_abi::{GroupName, MAX_GROUP_NAME, Place, RuleBits, Script};
 
 #[map]
-pub(super) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+pub(super) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
 
 /// How deep a cgroup can be; what is deeper is matched by its lowest names, and by no path.
 pub(super) const MAX_DEPTH: usize = 16;
@@ -12,7 +12,7 @@ pub(super) const MAX_DEPTH: usize = 16;
 /// How long the path of a script can be.
 pub(super) const MAX_PATH: usize = 256;
 
-/// What has no room on the stack. Tracepoints do not nest on a CPU.
+/// What has no room on the stack, by the program that decides: one does not run twice at once on a CPU.
 ///
 /// The single numbers are here because the verifier does not follow what is in a map: it would look at
 /// each loop once for each value that they can have.

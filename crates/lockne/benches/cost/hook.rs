@@ -45,7 +45,7 @@ const PORT: u16 = 4000;
 const HOOKS: [(&str, Hook); 11] = [
     ("guard_egress", Hook::Packet),
     ("mark_socket", Hook::Socket),
-    ("follow_fork", Hook::Tracepoint(c"sched_process_fork")),
+    ("follow_fork", Hook::Tracepoint(c"sched_wakeup_new")),
     ("forget_exit", Hook::Tracepoint(c"sched_process_exit")),
     ("decide_exec", Hook::Tracepoint(c"sched_process_exec")),
     ("connect4", Hook::Call(10)),
