@@ -21,7 +21,10 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use crate::failure::{Failure, Result};
+use crate::{
+    failure::{Failure, Result},
+    output,
+};
 
 /// The small internet, and the lockne in its home.
 pub(crate) struct Stage {
@@ -231,6 +234,7 @@ fn strike_on_signals(set: Arc<Mutex<Set>>) -> Result<()> {
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             lock(&set).strike();
+            output::notice("interrupted; nothing of the demo is left");
             std::process::exit(128 + signal);
         }
     });
