@@ -8,6 +8,7 @@ mod blocks;
 mod death;
 mod device;
 mod offload;
+mod pace;
 mod tun;
 mod udp;
 mod worker;

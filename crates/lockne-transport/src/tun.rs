@@ -28,6 +28,7 @@ use crate::{
         merge::{Kinds, Run, runs},
         split::Split,
     },
+    pace::Pace,
 };
 
 const PATH: &str = "/dev/net/tun";
@@ -95,6 +96,7 @@ pub struct TunRecv {
     mtu: u16,
     buffer: Vec<u8>,
     blocks: Blocks,
+    pace: Pace,
     death: Death,
 }
 
@@ -190,6 +192,7 @@ impl Tun {
             mtu,
             buffer: vec![0; Header::LEN + LONGEST],
             blocks: Blocks::default(),
+            pace: Pace::default(),
             death: death.clone(),
         };
         Ok((TunSend(sender), recv))
@@ -250,15 +253,16 @@ impl IpRecv for TunRecv {
         &'a mut self,
         pool: &mut PacketBufPool,
     ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
-        // First what was read before, while it is in the processor's cache.
-        tokio::task::yield_now().await;
+        self.pace.keep().await;
         let buffer = self.buffer.as_mut_slice();
         let read = self.fd.async_io(READ, |mut file| file.read(buffer)).await;
         let length = match read {
             Ok(length) => length,
             Err(error) => return Err(self.death.fatal(error)),
         };
-        Ok(cut(&mut self.buffer[..length], &mut self.blocks, pool).into_iter())
+        let packets = cut(&mut self.buffer[..length], &mut self.blocks, pool);
+        self.pace.count(packets.len());
+        Ok(packets.into_iter())
     }
 
     fn mtu(&self) -> MtuWatcher {

@@ -24,7 +24,7 @@ use rustix::net::sockopt;
 use tokio::io::Interest;
 
 use self::{receive::Reads, send::Sender};
-use super::death::Death;
+use super::{death::Death, pace::Pace};
 
 /// The kernel's default of 208 KiB loses one datagram in six under load.
 const BUFFER_BYTES: usize = 4 << 20;
@@ -64,6 +64,7 @@ pub struct Sockets {
 /// Datagrams from peers.
 pub struct Receiver {
     socket: UdpSocket,
+    pace: Pace,
     death: Death,
     keepalives: Keepalives,
 }
@@ -104,6 +105,7 @@ impl UdpTransportFactory for Sockets {
         }
         let receiver = Receiver {
             socket: socket.clone(),
+            pace: Pace::default(),
             death: self.death.clone(),
             keepalives: self.keepalives.clone(),
         };
@@ -144,8 +146,7 @@ impl UdpRecv for Receiver {
         pool: &mut PacketBufPool,
         packets: &mut Vec<(Packet, SocketAddr)>,
     ) -> io::Result<()> {
-        // First what was read before, while it is in the processor's cache.
-        tokio::task::yield_now().await;
+        self.pace.keep().await;
         let before = packets.len();
         let socket = self.socket.socket();
         loop {
@@ -159,6 +160,7 @@ impl UdpRecv for Receiver {
                     for (packet, _) in packets.iter().skip(before) {
                         self.keepalives.count(packet);
                     }
+                    self.pace.count(packets.len() - before);
                     return Ok(());
                 }
             }

@@ -19,7 +19,7 @@ use crate::blocks::Blocks;
 
 /// How many reads are made at once. What they read is worked off before the next ones, while it is in the processor's
 /// cache.
-const READS: usize = 8;
+const READS: usize = 16;
 /// A block is lent for at least so many bytes. Fewer are copied out of it: each datagram of it holds all of it.
 const MANY: usize = 16 << 10;
 
