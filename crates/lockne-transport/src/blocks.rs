@@ -16,6 +16,9 @@ impl Blocks {
     /// The bytes of each: more than a read has, since each packet of a long one gets headers of its own.
     pub(crate) const LENGTH: usize = 80 << 10;
 
+    /// For fewer bytes than this, none is lent: each packet that is cut from it holds all of it.
+    pub(crate) const WORTH: usize = 16 << 10;
+
     /// A block with anything in it.
     pub(crate) fn take(&mut self) -> BytesMut {
         // The last first: more of it may still be in the processor's cache.

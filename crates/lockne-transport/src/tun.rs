@@ -275,6 +275,7 @@ pub(crate) fn cut(read: &mut [u8], blocks: &mut Blocks, pool: &PacketBufPool) ->
     let Some((header, packet)) = read.split_first_chunk_mut() else {
         return Vec::new();
     };
+    let length = packet.len();
     let Ok(split) = Header::read(*header).and_then(|header| Split::new(header, packet)) else {
         return Vec::new();
     };
@@ -285,7 +286,7 @@ pub(crate) fn cut(read: &mut [u8], blocks: &mut Blocks, pool: &PacketBufPool) ->
         }
         split.mend(index, to);
     };
-    let mut block = (split.count() > 1).then(|| blocks.take());
+    let mut block = (length >= Blocks::WORTH).then(|| blocks.take());
     let packet = |index| {
         let room = split.longest() + PADDING;
         let packet = match &mut block {

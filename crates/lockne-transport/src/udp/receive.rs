@@ -20,8 +20,6 @@ use crate::blocks::Blocks;
 /// How many reads are made at once. What they read is worked off before the next ones, while it is in the processor's
 /// cache.
 const READS: usize = 16;
-/// A block is lent for at least so many bytes. Fewer are copied out of it: each datagram of it holds all of it.
-const MANY: usize = 16 << 10;
 
 /// Where reads go.
 #[derive(Debug, Default)]
@@ -56,7 +54,7 @@ impl Reads {
         let reads = self.read(fd)?;
         for (place, read) in reads.into_iter().enumerate() {
             let Some(read) = read else { continue };
-            if read.bytes < MANY {
+            if read.bytes < Blocks::WORTH {
                 copy(&self.next[place][..read.bytes], &read, pool, packets);
             } else {
                 let block = std::mem::replace(&mut self.next[place], self.blocks.take());
