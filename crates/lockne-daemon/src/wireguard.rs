@@ -311,7 +311,7 @@ impl Plan<'_> {
     async fn take_over(&self, links: &Links, link: Link) -> Result<Wireguard, Error> {
         let death = Death::new();
         let device = if link.kind == Some(InfoKind::Wireguard) {
-            self.configure_kernel()?
+            self.configure_kernel(&link)?
         } else {
             let tun = Tun::open(&link.name, Start::Attach)?;
             self.start_embedded(&tun, &death).await?
@@ -361,7 +361,7 @@ impl Plan<'_> {
                 tun.persist()?;
                 self.start_embedded(tun, &death).await?
             }
-            None => self.configure_kernel()?,
+            None => self.configure_kernel(link)?,
         };
         let tunnel = self.finish(links, link.clone(), device, death).await?;
         if let Err(error) = hook::run(&self.config.hooks, Phase::PostUp, self.name).await {
@@ -371,9 +371,8 @@ impl Plan<'_> {
         Ok(tunnel)
     }
 
-    fn configure_kernel(&self) -> Result<Device, Error> {
-        let name = self.name.as_str();
-        let kernel = Kernel::configure(name, self.config, self.port, &self.peers)?;
+    fn configure_kernel(&self, link: &Link) -> Result<Device, Error> {
+        let kernel = Kernel::configure(link, self.config, self.port, &self.peers)?;
         Ok(Device::Kernel(kernel))
     }
 

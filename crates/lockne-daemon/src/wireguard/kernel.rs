@@ -12,31 +12,34 @@ use lockne_core::wgquick::{Config, PublicKey};
 use self::socket::Socket;
 use super::{
     Error,
+    link::Link,
     peer::{Peer, PeerState},
 };
 
-/// A WireGuard interface of the kernel.
+/// A WireGuard interface of the kernel. It is asked by its index: somebody may rename it.
 pub(super) struct Kernel {
     name: String,
+    ifindex: u32,
 }
 
 impl Kernel {
-    /// Makes the interface `name` do what `config` says.
+    /// Makes the interface do what `config` says.
     ///
     /// Works on an interface in use, too: peers that stay keep their sessions, and those whose
     /// session lives keep the address that they were last heard from.
     pub(super) fn configure(
-        name: &str,
+        link: &Link,
         config: &Config,
         port: u16,
         peers: &[Peer<'_>],
     ) -> Result<Self, Error> {
         let kernel = Self {
-            name: name.to_owned(),
+            name: link.name.clone(),
+            ifindex: link.index,
         };
         let mut socket = kernel.open()?;
         let before = kernel.read(&mut socket)?;
-        for attributes in message::configure(name, config, port, peers, &before) {
+        for attributes in message::configure(link.index, config, port, peers, &before) {
             let result = socket.set(attributes);
             result.map_err(|source| match source.raw_os_error() {
                 Some(libc::EADDRINUSE) => Error::PortInUse { port, source },
@@ -53,7 +56,7 @@ impl Kernel {
 
     /// Sends what goes to `peer` to another address from now on.
     pub(super) fn set_endpoint(&self, peer: &PublicKey, to: SocketAddr) -> Result<(), Error> {
-        let attributes = message::set_endpoint(&self.name, peer, to);
+        let attributes = message::set_endpoint(self.ifindex, peer, to);
         let result = self.open()?.set(attributes);
         result.map_err(|source| self.refused("configure", source))
     }
@@ -64,7 +67,7 @@ impl Kernel {
     }
 
     fn read(&self, socket: &mut Socket) -> Result<Vec<PeerState>, Error> {
-        let messages = socket.get(&self.name);
+        let messages = socket.get(self.ifindex);
         let messages = messages.map_err(|source| self.refused("read", source))?;
         Ok(message::peers(messages))
     }

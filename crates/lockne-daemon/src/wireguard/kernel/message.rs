@@ -26,14 +26,14 @@ const PEERS: usize = 100;
 
 /// The messages that turn a device with the peers `before` into one that does what `config` says.
 pub(super) fn configure(
-    name: &str,
+    ifindex: u32,
     config: &Config,
     port: u16,
     peers: &[Peer<'_>],
     before: &[PeerState],
 ) -> Vec<Vec<WireguardAttribute>> {
     let mut device = vec![
-        WireguardAttribute::IfName(name.to_owned()),
+        WireguardAttribute::IfIndex(ifindex),
         WireguardAttribute::PrivateKey(clamp(*config.private_key.secret_bytes())),
         WireguardAttribute::Fwmark(config.fwmark.unwrap_or(0)),
     ];
@@ -59,21 +59,21 @@ pub(super) fn configure(
     for part in parts {
         let count = part.prefixes;
         if peers.len() == PEERS || prefixes + count > PREFIXES {
-            messages.push(with_peers(name, std::mem::take(&mut peers)));
+            messages.push(with_peers(ifindex, std::mem::take(&mut peers)));
             prefixes = 0;
         }
         prefixes += count;
         peers.push(part.peer);
     }
     if !peers.is_empty() {
-        messages.push(with_peers(name, peers));
+        messages.push(with_peers(ifindex, peers));
     }
     messages
 }
 
 /// The message that changes the address of a peer.
 pub(super) fn set_endpoint(
-    name: &str,
+    ifindex: u32,
     peer: &PublicKey,
     endpoint: SocketAddr,
 ) -> Vec<WireguardAttribute> {
@@ -82,7 +82,7 @@ pub(super) fn set_endpoint(
         WireguardPeerAttribute::Flags(WireguardPeerFlags::UpdateOnly),
         WireguardPeerAttribute::Endpoint(endpoint),
     ]);
-    with_peers(name, vec![peer])
+    with_peers(ifindex, vec![peer])
 }
 
 /// The peers in an answer of several parts. A peer with many prefixes goes on in the next part.
@@ -122,9 +122,9 @@ struct Part {
     prefixes: usize,
 }
 
-fn with_peers(name: &str, peers: Vec<WireguardPeer>) -> Vec<WireguardAttribute> {
+fn with_peers(ifindex: u32, peers: Vec<WireguardPeer>) -> Vec<WireguardAttribute> {
     vec![
-        WireguardAttribute::IfName(name.to_owned()),
+        WireguardAttribute::IfIndex(ifindex),
         WireguardAttribute::Peers(peers),
     ]
 }
@@ -272,7 +272,7 @@ mod tests {
         let endpoint = Some("192.0.2.1:51820".parse().unwrap());
         let peer = |config| Peer { config, endpoint };
         let peers: Vec<_> = config.peers.iter().map(peer).collect();
-        configure("wg0", config, 0, &peers, before)
+        configure(7, config, 0, &peers, before)
     }
 
     fn known(peer: usize, handshake_age: Option<Duration>) -> PeerState {

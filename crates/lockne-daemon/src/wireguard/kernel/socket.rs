@@ -47,8 +47,8 @@ impl Socket {
     }
 
     /// Reads a device, in as many parts as the kernel makes of it.
-    pub(super) fn get(&mut self, name: &str) -> io::Result<Vec<WireguardMessage>> {
-        let attributes = vec![WireguardAttribute::IfName(name.to_owned())];
+    pub(super) fn get(&mut self, ifindex: u32) -> io::Result<Vec<WireguardMessage>> {
+        let attributes = vec![WireguardAttribute::IfIndex(ifindex)];
         self.wireguard(WireguardCmd::GetDevice, attributes, NLM_F_DUMP)
     }
 
