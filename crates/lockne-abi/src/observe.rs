@@ -140,7 +140,7 @@ pub struct Counts {
     pub seen: u64,
     /// Records that found room.
     pub kept: u64,
-    /// Records that found none.
+    /// Records that found none, and what programs of the kernel did not run for.
     pub lost: u64,
     /// Packets of connections that found no place among the flows.
     pub unmetered: u64,

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+pub use self::kernel::version;
 use crate::{api::Room, plan::Family};
 
 /// What was seen of a machine. Nothing that is `None` could be seen.

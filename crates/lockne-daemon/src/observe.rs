@@ -8,6 +8,7 @@ mod device;
 mod existing;
 mod flows;
 mod life;
+mod missed;
 mod monitor;
 mod news;
 mod object;

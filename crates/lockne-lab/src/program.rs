@@ -1,13 +1,25 @@
-//! Programs that are made to be started at once.
+//! Programs that tests start.
 //!
-//! Other programs write them. What this process has open for writing, a child that another thread starts has open too
-//! until it has become its program, and for so long nobody can start it: `ETXTBSY`.
+//! Some are written by tests and started at once. What this process has open for writing, a child that another thread
+//! starts has open too until it has become its program, and for so long nobody can start it: `ETXTBSY`.
 
 use std::{
     io::{self, Write as _},
     path::Path,
-    process::{Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
 };
+
+/// A program that ends when this is dropped, also when a test fails.
+#[derive(Debug)]
+pub struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
 
 /// Puts a copy of the program `from` at `to`, with the same permissions.
 ///

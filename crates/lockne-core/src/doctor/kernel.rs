@@ -182,8 +182,9 @@ pub(super) fn hooks(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// Major and minor number of a release.
-fn version(release: &str) -> Option<(u32, u32)> {
+/// Major and minor number of a kernel's release, such as `6.12.9-amd64`; `None` where it does not begin with them.
+#[must_use]
+pub fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }

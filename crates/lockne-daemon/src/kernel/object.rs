@@ -13,6 +13,7 @@ use lockne_abi::{
     PROCESSES_PER_PAGE, Place, Policy, Renames, Resolvers, RuleBits, RuleSet, Script, Seen,
     Unnamed, User, name,
 };
+use lockne_core::doctor;
 
 use super::{Error, btf, namespace, process, sys};
 
@@ -157,13 +158,8 @@ fn has_misses() -> bool {
     /// The first that may.
     const SINCE: (u32, u32) = (6, 19);
     let release = rustix::system::uname();
-    let release = release.release().to_string_lossy();
-    let mut numbers = release.split(['.', '-', '+']).map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= SINCE,
-        // What cannot be read may be anything.
-        _ => true,
-    }
+    // What cannot be read may be anything.
+    doctor::version(&release.release().to_string_lossy()).is_none_or(|version| version >= SINCE)
 }
 
 fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {

@@ -17,7 +17,7 @@ use lockne_abi::{
 use rustix::time::{ClockId, clock_gettime};
 
 use self::slots::Slots;
-use super::{Error, existing, object, owner, record::Connection, ring::Ring};
+use super::{Error, existing, missed::missed, object, owner, record::Connection, ring::Ring};
 use crate::kernel::{cgroup, patiently};
 
 mod slots;
@@ -154,13 +154,15 @@ impl Flows {
     }
 
     /// How many connections began, how many records were kept and lost, and how many packets were of
-    /// connections without a place.
+    /// connections without a place. Changes of a connection that the kernel told nobody count as lost.
     ///
     /// # Errors
     ///
     /// If the kernel refuses.
     pub fn counts(&self) -> Result<Counts, Error> {
-        self.ring.counts()
+        let mut counts = self.ring.counts()?;
+        counts.lost += missed(&self.ebpf, &[name::SEE_STATE])?;
+        Ok(counts)
     }
 
     /// Readable when something happened since the last [`Self::drain`].

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use aya::{Ebpf, programs::BtfTracePoint};
 use lockne_abi::observe::{Counts, name};
 
-use super::{Error, Run, object, ring::Ring};
+use super::{Error, Run, missed::missed, object, ring::Ring};
 use crate::kernel::patiently;
 
 /// Room for records that nobody has read yet, in bytes: some ten thousand starts.
@@ -14,7 +14,7 @@ const ROOM: u32 = 16 << 20;
 /// Programs that start, and how they end. Dropping it takes everything out of the kernel.
 pub struct Life {
     ring: Ring,
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
 }
 
 impl Life {
@@ -42,7 +42,7 @@ impl Life {
         }
         Ok(Self {
             ring: Ring::take(&mut ebpf)?,
-            _ebpf: ebpf,
+            ebpf,
         })
     }
 
@@ -52,13 +52,15 @@ impl Life {
             .drain(|record| Run::read(record).is_none_or(|run| see(&run)));
     }
 
-    /// How many starts there were, and how many records.
+    /// How many starts there were, and how many records. Starts and ends that the kernel told nobody count as lost.
     ///
     /// # Errors
     ///
     /// If the kernel refuses.
     pub fn counts(&self) -> Result<Counts, Error> {
-        self.ring.counts()
+        let mut counts = self.ring.counts()?;
+        counts.lost += missed(&self.ebpf, &[name::SEE_EXEC, name::SEE_EXIT])?;
+        Ok(counts)
     }
 
     /// Readable when something happened.

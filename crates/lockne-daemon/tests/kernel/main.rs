@@ -47,10 +47,8 @@ pub(crate) fn missed() -> usize {
 
 /// The first two numbers of the kernel's version.
 fn version() -> (u32, u32) {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(['.', '-', '+']);
-    let mut next = || numbers.next().unwrap().trim().parse().unwrap();
-    (next(), next())
+    let release = rustix::system::uname();
+    lockne_core::doctor::version(release.release().to_str().unwrap()).unwrap()
 }
 
 fn main() -> ExitCode {

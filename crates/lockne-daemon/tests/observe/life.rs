@@ -1,19 +1,20 @@
 //! Programs that start and end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
+use lockne_core::doctor::version;
 use lockne_daemon::observe::{Life, Run};
-use lockne_lab::program;
+use lockne_lab::program::{self, Killed};
 
 const STARTS: usize = 10_000;
 
 /// Others on this machine start programs too, so the name is one of our own.
-pub(crate) fn storm_of_ten_thousand_starts_is_seen_whole() {
+pub(crate) fn storm_of_ten_thousand_starts_is_seen_whole_or_its_loss_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("storm");
     program::copy("/bin/true".as_ref(), &program).unwrap();
@@ -24,15 +25,22 @@ pub(crate) fn storm_of_ten_thousand_starts_is_seen_whole() {
         "i=0; while [ $i -lt {STARTS} ]; do '{}' $i; i=$((i+1)); done",
         program.display()
     );
-    let mut shell = Command::new("sh").args(["-c", &script]).spawn().unwrap();
+    let shell = Command::new("sh").args(["-c", &script]).spawn();
+    let mut shell = Killed(shell.unwrap());
 
     let path = program.to_str().unwrap();
     let mut running = BTreeMap::new();
-    let (mut arguments, mut ended) = (vec![false; STARTS], 0);
+    let (mut numbers, mut ended, mut lost) = (BTreeSet::new(), 0, 0);
     let deadline = Instant::now() + Duration::from_mins(2);
-    while ended < STARTS {
-        assert!(Instant::now() < deadline, "{ended} of {STARTS} ended");
+    let mut is_over = false;
+    while ended + lost < STARTS || !is_over {
+        assert!(
+            Instant::now() < deadline,
+            "{ended} of {STARTS} ended, {lost} lost"
+        );
         thread::sleep(Duration::from_millis(10));
+        // Before the records are read: those of the last are among them then.
+        is_over = is_over || shell.0.try_wait().unwrap().is_some();
         life.drain(|run| {
             match run {
                 Run::Starts(exec) if exec.path.starts_with(path.as_bytes()) => {
@@ -40,7 +48,7 @@ pub(crate) fn storm_of_ten_thousand_starts_is_seen_whole() {
                     let mut words = text.split(|byte| *byte == 0);
                     assert_eq!(words.next(), Some(path.as_bytes()));
                     let number = std::str::from_utf8(words.next().unwrap()).unwrap();
-                    arguments[number.parse::<usize>().unwrap()] = true;
+                    numbers.insert(number.parse::<usize>().unwrap());
                     assert_eq!(&exec.name[..6], b"storm\0");
                     running.insert(exec.pid, exec.time);
                 }
@@ -55,8 +63,22 @@ pub(crate) fn storm_of_ten_thousand_starts_is_seen_whole() {
             }
             true
         });
+        lost = usize::try_from(life.counts().unwrap().lost).unwrap();
     }
-    assert!(shell.wait().unwrap().success());
-    assert!(arguments.iter().all(|seen| *seen));
-    assert_eq!(life.counts().unwrap().lost, 0);
+    assert!(shell.0.wait().unwrap().success());
+    assert!(
+        numbers.len() + lost >= STARTS,
+        "{} starts, {lost} lost",
+        numbers.len()
+    );
+    assert!(ended <= STARTS && numbers.len() <= STARTS);
+    if !may_lose() {
+        assert_eq!(lost, 0);
+    }
+}
+
+/// Since Linux 7.0, and what it was brought back to, programs of the kernel are preempted, and passed over meanwhile.
+fn may_lose() -> bool {
+    let release = rustix::system::uname();
+    version(release.release().to_str().unwrap()).unwrap() >= (6, 19)
 }

@@ -31,8 +31,8 @@ fn main() -> ExitCode {
         ),
         ("constant_filters_load", filter::constant_filters_load),
         (
-            "storm_of_ten_thousand_starts_is_seen_whole",
-            life::storm_of_ten_thousand_starts_is_seen_whole,
+            "storm_of_ten_thousand_starts_is_seen_whole_or_its_loss_is_told",
+            life::storm_of_ten_thousand_starts_is_seen_whole_or_its_loss_is_told,
         ),
     ];
     let trials =

@@ -19,12 +19,13 @@ use lockne_lab::{
     origin::{ADDRESS_PORT, HTTP_PORT},
     packet::{Content, Flow, Transport},
     probe::{Action, Actor, Outcome, Probe, Running, SocketFrom},
+    program::Killed,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
-    home::{Home, Killed, text, wait_until},
+    home::{Home, text, wait_until},
     older::{leave_open, socket},
     tests,
     way::{self, HOME, KINDS, ORIGIN, assert_answered, of_family, probe},

@@ -11,14 +11,14 @@ use lockne_lab::{
     origin::HTTP_PORT,
     packet::{Content, Direction, Flow, Transport},
     probe::{Action, Options, Outcome, Probe},
-    program,
+    program::{self, Killed},
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     failover::{addresses, wait_until_by},
     fault::{Hammers, with_interface},
-    home::{Home, Killed, text, wait_until},
+    home::{Home, text, wait_until},
     tests,
     way::{self, ORIGIN, PLAIN, probe},
 };

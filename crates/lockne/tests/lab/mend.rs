@@ -6,9 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lockne_lab::program::Killed;
+
 use crate::{
     fault::Hammers,
-    home::{Daemon, Home, Killed, wait_until},
+    home::{Daemon, Home, wait_until},
     tests,
 };
 

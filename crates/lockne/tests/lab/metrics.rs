@@ -11,11 +11,14 @@ use std::{
     time::Duration,
 };
 
-use lockne_lab::probe::{Action, Options, Outcome};
+use lockne_lab::{
+    probe::{Action, Options, Outcome},
+    program::Killed,
+};
 use serde_json::Value;
 
 use crate::{
-    home::{Daemon, Home, Killed, wait_until},
+    home::{Daemon, Home, wait_until},
     tests,
     way::{ORIGIN, probe},
 };

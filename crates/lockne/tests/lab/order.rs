@@ -9,26 +9,20 @@ use std::{
     collections::BTreeMap,
     env,
     fmt::Write as _,
-    io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
-    os::unix::{fs::PermissionsExt, process::CommandExt as _},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc,
-    thread,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use lockne_lab::{
     packet::{Content, Direction, Ip, Transport},
-    probe::{Action, Outcome, Probe, WORD},
+    probe::{Action, Outcome},
     program,
 };
-use rustix::{
-    fs::{StatVfsMountFlags, statvfs},
-    process::{Pid, Signal, kill_process_group},
-};
+use rustix::fs::{StatVfsMountFlags, statvfs};
 
+use self::{hosts::Hosts, shell::Program};
 use crate::{
     event::flush,
     home::{Daemon, Home, wait_until},
@@ -42,49 +36,15 @@ tests! {
     order_without_a_guard_and_rules_is_seen_to_leak needs ["bash", "ip", "ping"],
 }
 
+mod hosts;
+mod shell;
+
 const SEED: u64 = 0x5eed_0de4_2026_0001;
 const SECONDS: u64 = 15;
 /// The port of the first program.
 const PORTS: u16 = 20_000;
-/// Where connections lead.
-const DOOR: u16 = 7_000;
 /// So many programs at a time: each is a shell that forks all the time.
 const PROGRAMS: usize = 6;
-
-/// Sends by an old socket and by new ones, itself and by children; forks, executes itself anew and ends on demand.
-const SCRIPT: &str = r#"
-port=$1
-own=198.18.$((port / 256 - 78)).$((port % 256))
-send() {
-    for to in $ORIGINS; do echo "$1" >/dev/udp/$to/$port; done
-}
-# Each goes on until it is cut; then another one is made.
-again() {
-    local -n job=$1
-    kill -0 "$job" 2>/dev/null && return
-    "${@:2}" &
-    job=$!
-}
-talk() {
-    exec 4<>/dev/tcp/$own/$DOOR || exit
-    while echo data >&4; do sleep 0.2; done
-}
-exec 3<>/dev/udp/${ORIGINS%% *}/$port
-while :; do
-    send new
-    echo old >&3
-    (send child)
-    again connection talk
-    again pings "$PING" -q -i 0.3 -w 5 "$own"
-    again raw "$PROBE" "$PROBE_WORD" "${RAW/0.0.0.0/$own}"
-    read -r -t 0.1 -n 1 word
-    case $?:$word in
-        0:e) exec "$BASH" -c "$SCRIPT" order "$port" ;;
-        0:f) (for _ in {1..30}; do send grandchild; sleep 0.1; done) & ;;
-        0:x | 1:*) exit ;;
-    esac
-done
-"#;
 
 /// Numbers that look like chance and are the same again from the same seed (xorshift).
 struct Dice(u64);
@@ -99,60 +59,6 @@ impl Dice {
 
     fn of<'a>(&mut self, all: &[&'a str]) -> &'a str {
         all[self.below(all.len())]
-    }
-}
-
-/// A program with its children.
-struct Program {
-    child: Child,
-    port: u16,
-}
-
-impl Program {
-    /// `ping` is a program that is setuid.
-    fn start(mut command: Command, port: u16, ping: &Path) -> Self {
-        let origins = ORIGIN.map(|it| it.to_string()).join(" ");
-        let raw = Probe::new(
-            Action::RawPing,
-            SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        );
-        let raw = raw.waiting(Duration::from_secs(3)).arguments().unwrap();
-        let child = command
-            .args(["-c", SCRIPT, "order", &port.to_string()])
-            .env("SCRIPT", SCRIPT)
-            .env("ORIGINS", origins)
-            .env("DOOR", DOOR.to_string())
-            .env("PING", ping)
-            .env("PROBE", &raw[0])
-            .env("PROBE_WORD", WORD)
-            .env("RAW", &raw[2])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn();
-        Self {
-            child: child.unwrap(),
-            port,
-        }
-    }
-
-    fn pid(&self) -> String {
-        self.child.id().to_string()
-    }
-
-    /// It may have ended.
-    fn say(&mut self, word: &str) {
-        let stdin = self.child.stdin.as_mut().unwrap();
-        drop(stdin.write_all(word.as_bytes()));
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // Its children too.
-        let _ended = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-        drop(self.child.wait());
     }
 }
 
@@ -185,59 +91,6 @@ enum Kind {
 }
 
 const KINDS: [Kind; 3] = [Kind::Datagram, Kind::Connection, Kind::Ping];
-
-/// One host on the internet for each program. They take connections, and whatever is sent by them, until dropped.
-struct Hosts(Option<(mpsc::Sender<()>, thread::JoinHandle<()>)>);
-
-impl Hosts {
-    fn start(home: &Home) -> Self {
-        let mut ip = home.lab.internet.command("ip");
-        let output = ip
-            .args("route add local 198.18.0.0/15 dev lo".split(' '))
-            .output();
-        assert!(output.unwrap().status.success());
-        let listen = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, DOOR));
-        let listener = home.lab.internet.run(listen).unwrap().unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let (stop, stopped) = mpsc::channel();
-        let serve = move || {
-            let mut streams = Vec::new();
-            while stopped.recv_timeout(Duration::from_millis(20))
-                == Err(mpsc::RecvTimeoutError::Timeout)
-            {
-                while let Ok((stream, _)) = listener.accept() {
-                    stream.set_nonblocking(true).unwrap();
-                    streams.push(stream);
-                }
-                streams.retain_mut(|stream| match stream.read(&mut [0; 4096]) {
-                    Ok(length) => length > 0,
-                    Err(error) => error.kind() == ErrorKind::WouldBlock,
-                });
-            }
-        };
-        Self(Some((stop, thread::spawn(serve))))
-    }
-
-    /// The port of the program whose host this is.
-    fn port(address: IpAddr) -> Option<u16> {
-        match address {
-            IpAddr::V4(address) if address.octets()[..2] == [198, 18] => {
-                let [_, _, high, low] = address.octets();
-                Some(u16::from_be_bytes([high + 78, low]))
-            }
-            _ => None,
-        }
-    }
-}
-
-impl Drop for Hosts {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.0.take() {
-            drop(stop);
-            drop(thread.join());
-        }
-    }
-}
 
 /// A copy of ping that runs as another user than who starts it.
 fn setuid_ping(home: &Home) -> PathBuf {
@@ -510,9 +363,10 @@ fn policed_programs_are_tunnelled_or_silent_in_whatever_order_things_happen() {
         ("a", &order.home.lab.provider_a),
         ("b", &order.home.lab.provider_b),
     ] {
-        let probe = probe(Action::UdpUnconnected, ORIGIN[0]).waiting(Duration::from_millis(500));
+        let probe = probe(Action::UdpUnconnected, ORIGIN[0]).waiting(Duration::from_secs(3));
         let mut report = None;
-        let deadline = Instant::now() + Duration::from_mins(1);
+        // An emulated machine with these programs takes a minute for what else takes a moment.
+        let deadline = Instant::now() + Duration::from_mins(3);
         while Instant::now() < deadline {
             let conf = order.home.conf(tunnel, provider);
             let mut up = order.home.lockne(["tunnel", "up", conf.to_str().unwrap()]);
@@ -545,6 +399,11 @@ fn order_without_a_guard_and_rules_is_seen_to_leak() {
     order.run(&["--via", "a"]);
     let command = order.home.lab.home.command(&order.ruled);
     order.launch(command, true);
+    // It may still wait for the daemon.
+    wait_until("both are policed", || {
+        let policies = order.home.status().unwrap().policies;
+        policies.iter().map(|it| it.processes.len()).sum::<usize>() >= 2
+    });
     assert!(order.leaks().is_empty());
 
     order.daemon.take().unwrap().kill();

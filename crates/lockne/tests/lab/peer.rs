@@ -23,6 +23,7 @@ use lockne_lab::{
     origin::Service,
     packet::{Content, Transport},
     probe::Action,
+    program::Killed,
     provider::Provider,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -30,7 +31,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     desktop::with_own_mounts,
     fault::Hammers,
-    home::{Daemon, Home, Killed, text, wait_until},
+    home::{Daemon, Home, text, wait_until},
     tests, way,
 };
 

@@ -12,11 +12,11 @@ use lockne_lab::{
     Namespace,
     origin::{ADDRESS_PORT, HTTP_PORT},
     probe::{Action, Outcome, Probe, Running},
-    program,
+    program::{self, Killed},
 };
 
 use crate::{
-    home::{Home, Killed, text, wait_until},
+    home::{Home, text, wait_until},
     monitor::lonely,
     terminal::Terminal,
     tests,
