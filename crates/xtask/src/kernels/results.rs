@@ -23,7 +23,7 @@ pub(crate) struct OfKernel {
 type Results = BTreeMap<String, OfKernel>;
 
 /// What a user wants to know, and how the names of the tests begin that say it.
-const FEATURES: [(&str, &[&str]); 34] = [
+const FEATURES: [(&str, &[&str]); 36] = [
     ("sockets get the mark of their process", &["kernel/mark::"]),
     (
         "older sockets are marked when they are used",
@@ -141,6 +141,11 @@ const FEATURES: [(&str, &[&str]); 34] = [
         "trace, explain, leaktest",
         &["lab/trace::", "lab/explain::", "lab/leaktest::"],
     ),
+    (
+        "as a service of systemd: started on demand, restarted, rules by unit",
+        &["service/"],
+    ),
+    ("a machine that slept for minutes", &["sleep/"]),
     ("beside wireguard-go, iperf3, curl", &["lab/peer::"]),
     (
         "beside nftables: firewalld's filter of ways back, conntrack",
