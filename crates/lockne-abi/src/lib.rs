@@ -6,10 +6,16 @@
 
 #![no_std]
 
+mod endpoint;
 pub mod flow;
+pub mod name;
 pub mod observe;
 mod rules;
 
+pub use endpoint::{
+    Endpoint, Rename, Renames, Resolver, Resolvers, Words, is_loopback, is_mapped, is_unspecified,
+    words,
+};
 pub use rules::{
     Executable, Filter, Group, GroupName, Hash, InForce, Outline, Place, RuleBits, RuleSet, Script,
     Seen, Unnamed, User, look, user_bit,
@@ -20,8 +26,6 @@ pub use rules::{
     MAX_GROUP_NAME, MAX_PLACE_NAME, MAX_RULES, MAX_SCRIPT_NAME, RULE_WORDS, SHORT_NAME,
     UNNAMED_GROUPS, node,
 };
-
-use core::net::IpAddr;
 
 /// How many values a policy id can have. Id 0 stands for "no policy".
 pub const POLICIES: u32 = 256;
@@ -39,105 +43,6 @@ pub const MAX_LAN_PREFIXES: u32 = 1024;
 
 /// How many devices can be stamped on ingress.
 pub const MAX_DEVICES: u32 = 256;
-
-/// Names under which the daemon finds maps and programs in the BPF object.
-pub mod name {
-    /// Array from process id divided by [`PROCESSES_PER_PAGE`](crate::PROCESSES_PER_PAGE) to the
-    /// [`Member`](crate::Member)s of so many processes, two bytes each.
-    pub const PROCESSES: &str = "PROCESSES";
-    /// Array from process id divided by [`PROCESSES_PER_PAGE`](crate::PROCESSES_PER_PAGE) to what so many processes
-    /// executed last, as far as it was seen: a byte each. One entry where [`Config::has_misses`](crate::Config) is 0.
-    pub const EXECS: &str = "EXECS";
-    /// Array from policy id to [`Policy`](crate::Policy).
-    pub const POLICIES: &str = "POLICIES";
-    /// Array of one number: not 0 once a child of a process with a policy got an id beyond
-    /// [`PROCESSES`], so that it could not be recorded.
-    pub const OVERFLOW: &str = "OVERFLOW";
-    /// Array of one number: not 0 once a process under a policy that can mark packets has made a
-    /// socket, so that the guard must ask sockets for their marks.
-    pub const STRICT: &str = "STRICT";
-    /// The variable by which the daemon makes the guard ask, until it has read [`STRICT`].
-    pub const ASSUMED: &str = "ASSUMED";
-    /// The map that the loader makes of what the daemon writes: [`ASSUMED`].
-    pub const DATA: &str = ".data";
-    /// The map that the loader makes of what the programs write: whether one of them has set [`STRICT`].
-    pub const BSS: &str = ".bss";
-    /// Per-CPU array of [`FORK_COUNTERS`](crate::FORK_COUNTERS) numbers: how many children have inherited a policy so far,
-    /// and how many programs got one from a rule.
-    pub const FORKS: &str = "FORKS";
-    /// Per-CPU array from policy id to [`Counters`](crate::Counters).
-    pub const COUNTERS: &str = "COUNTERS";
-    /// Longest-prefix map of [`LanKey`](crate::LanKey): what a policy lets through past its tunnel.
-    pub const LAN: &str = "LAN";
-    /// Hash from device index to the policy id stamped on what arrives there.
-    pub const DEVICES: &str = "DEVICES";
-    /// Array from policy id to [`Resolvers`](crate::Resolvers).
-    pub const RESOLVERS: &str = "RESOLVERS";
-    /// Storage of a socket: [`Renames`](crate::Renames), whom it was told that it asks.
-    pub const NAMES: &str = "NAMES";
-    /// The read-only [`Config`](crate::Config).
-    pub const CONFIG: &str = "CONFIG";
-    /// Array of one [`Config`](crate::Config), a copy that the next daemon can read.
-    pub const LOADED: &str = "LOADED";
-
-    /// Array of one [`InForce`](crate::InForce).
-    pub const IN_FORCE: &str = "IN_FORCE";
-    /// Array from slot to [`RuleSet`](crate::RuleSet).
-    pub const RULES: &str = "RULES";
-    /// Hash from [`Executable`](crate::Executable) to [`RuleBits`](crate::RuleBits).
-    pub const EXECUTABLES: &str = "EXECUTABLES";
-    /// Hash from [`Place`](crate::Place) to [`RuleBits`](crate::RuleBits).
-    pub const PLACES: &str = "PLACES";
-    /// Hash from [`Script`](crate::Script) to [`RuleBits`](crate::RuleBits).
-    pub const SCRIPTS: &str = "SCRIPTS";
-    /// Hash from [`User`](crate::User) to [`RuleBits`](crate::RuleBits).
-    pub const USERS: &str = "USERS";
-    /// Hash from [`GroupName`](crate::GroupName) to [`Group`](crate::Group).
-    pub const GROUPS: &str = "GROUPS";
-    /// Hash from [`Seen`](crate::Seen) to [`RuleBits`](crate::RuleBits): what the walk over a cgroup's
-    /// names came to.
-    pub const SEEN: &str = "SEEN";
-    /// Array from slot to [`Unnamed`](crate::Unnamed).
-    pub const UNNAMED: &str = "UNNAMED";
-
-    /// Program on `cgroup/sock_create`.
-    pub const MARK_SOCKET: &str = "mark_socket";
-    /// Program on `cgroup/connect4`.
-    pub const CONNECT4: &str = "connect4";
-    /// Program on `cgroup/connect6`.
-    pub const CONNECT6: &str = "connect6";
-    /// Program on `cgroup/sendmsg4`.
-    pub const SENDMSG4: &str = "sendmsg4";
-    /// Program on `cgroup/sendmsg6`.
-    pub const SENDMSG6: &str = "sendmsg6";
-    /// Program on `cgroup/recvmsg4`.
-    pub const RECVMSG4: &str = "recvmsg4";
-    /// Program on `cgroup/recvmsg6`.
-    pub const RECVMSG6: &str = "recvmsg6";
-    /// Program on `cgroup/getpeername4`.
-    pub const GETPEERNAME4: &str = "getpeername4";
-    /// Program on `cgroup/getpeername6`.
-    pub const GETPEERNAME6: &str = "getpeername6";
-    /// Program on `cgroup/connect_unix`, which not every kernel has.
-    pub const CONNECT_UNIX: &str = "connect_unix";
-    /// Program on `cgroup/setsockopt`.
-    pub const KEEP_MARK: &str = "keep_mark";
-    /// Program on `cgroup_skb/egress`.
-    pub const GUARD_EGRESS: &str = "guard_egress";
-    /// Program on `tp_btf/sched_wakeup_new`.
-    pub const FOLLOW_FORK: &str = "follow_fork";
-    /// Program on `tp_btf/sched_process_exec`.
-    pub const DECIDE_EXEC: &str = "decide_exec";
-    /// Another on `tp_btf/sched_process_exec`, for what the first one missed. Only where
-    /// [`Config::has_misses`](crate::Config) is 1.
-    pub const DECIDE_MISSED: &str = "decide_missed";
-    /// Program on `tp_btf/sched_process_exit`.
-    pub const FORGET_EXIT: &str = "forget_exit";
-    /// Another on `tp_btf/sched_process_exit`, as [`DECIDE_MISSED`].
-    pub const FORGET_MISSED: &str = "forget_missed";
-    /// Classifier on the ingress of each tunnel device.
-    pub const STAMP_REPLY: &str = "stamp_reply";
-}
 
 /// The eight bits of a socket's mark that carry the policy id.
 ///
@@ -339,143 +244,6 @@ impl LanKey {
     pub const V4_OFFSET: u32 = Self::V6_OFFSET + 96;
 }
 
-/// The words of an IPv6 address, each as it lies in memory. IPv4 addresses are v4-mapped.
-pub type Words = [u32; 4];
-
-/// The third word of every v4-mapped address.
-const MAPPED: u32 = 0xffff_u32.to_be();
-
-/// An address and a port, in the form that `bpf_sock_addr` has them. Port 0 means none.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The address.
-    pub address: Words,
-    /// The port in network order, in the lower half.
-    pub port: u32,
-}
-
-impl Endpoint {
-    /// The port of resolvers, as [`Self::port`] has it.
-    pub const DNS: u32 = 53_u16.to_be() as u32;
-
-    /// The form of an address and a port.
-    #[must_use]
-    pub fn new(address: IpAddr, port: u16) -> Self {
-        Self {
-            address: words(address),
-            port: u32::from(port.to_be()),
-        }
-    }
-
-    /// The address.
-    #[must_use]
-    pub fn ip(&self) -> IpAddr {
-        let mut octets = [0; 16];
-        for (part, word) in octets.chunks_exact_mut(4).zip(self.address) {
-            part.copy_from_slice(&word.to_ne_bytes());
-        }
-        IpAddr::from(octets).to_canonical()
-    }
-}
-
-/// The form of an address.
-#[must_use]
-pub fn words(address: IpAddr) -> Words {
-    let octets = match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
-    };
-    let word = |i: usize| {
-        u32::from_ne_bytes([
-            octets[4 * i],
-            octets[4 * i + 1],
-            octets[4 * i + 2],
-            octets[4 * i + 3],
-        ])
-    };
-    [word(0), word(1), word(2), word(3)]
-}
-
-/// Whether it stands for an IPv4 address.
-#[inline]
-#[must_use]
-pub const fn is_mapped(address: &Words) -> bool {
-    address[0] == 0 && address[1] == 0 && address[2] == MAPPED
-}
-
-/// Whether it is an address of the loopback device, or none, which the kernel takes for one.
-#[inline]
-#[must_use]
-pub const fn is_loopback(address: &Words) -> bool {
-    if is_mapped(address) {
-        return address[3].to_ne_bytes()[0] == 127 || address[3] == 0;
-    }
-    let last = u32::from_be(address[3]);
-    address[0] == 0 && address[1] == 0 && address[2] == 0 && last <= 1
-}
-
-/// Whether it is the unspecified address of either family.
-#[inline]
-#[must_use]
-pub const fn is_unspecified(address: &Words) -> bool {
-    address[0] == 0
-        && address[1] == 0
-        && (address[2] == 0 || address[2] == MAPPED)
-        && address[3] == 0
-}
-
-/// Where a policy's questions for names go, of one IP version.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Resolver {
-    /// Behind the tunnel.
-    pub far: Endpoint,
-    /// On this machine, for sockets that cannot ask `far`; it asks in their place.
-    pub stub: Endpoint,
-    /// The tunnel's own address: a socket that has it can ask `far`.
-    pub own: Words,
-}
-
-/// Where a policy's questions for names go. Zeroed memory means that the policy has no resolver.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Resolvers {
-    /// For what is asked by IPv4.
-    pub v4: Resolver,
-    /// For what is asked by IPv6.
-    pub v6: Resolver,
-}
-
-impl Resolvers {
-    /// Whether there is one, of either IP version.
-    #[inline]
-    #[must_use]
-    pub const fn exist(&self) -> bool {
-        self.v4.far.port != 0 || self.v6.far.port != 0
-    }
-}
-
-/// Whom a socket asked, and whom it asks in truth.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rename {
-    /// Whom the program named.
-    pub asked: Endpoint,
-    /// Who got the question.
-    pub given: Endpoint,
-}
-
-/// What a socket's questions were renamed to; an IPv6 socket can ask by both IP versions.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Renames {
-    /// By IPv4.
-    pub v4: Rename,
-    /// By IPv6.
-    pub v6: Rename,
-}
-
 /// What the daemon tells the programs when it loads them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -560,8 +328,6 @@ const _: () = assert!(size_of::<Policy>() == 12);
 const _: () = assert!(size_of::<Counters>() == 40);
 const _: () = assert!(size_of::<LanKey>() == 17);
 const _: () = assert!(size_of::<Config>() == 152);
-const _: () = assert!(size_of::<Resolvers>() == 112);
-const _: () = assert!(size_of::<Renames>() == 80);
 
 #[cfg(feature = "user")]
 mod user {
@@ -620,43 +386,6 @@ mod tests {
         assert_eq!(mark, 0xabcd_4201);
         assert_eq!(field.policy(mark), 0x42);
         assert_eq!(field.stamp(mark, 0), 0xabcd_0001);
-    }
-
-    #[test]
-    fn every_address_of_this_machine_is_known_as_one() {
-        let is = |text: &str| is_loopback(&words(text.parse().unwrap()));
-
-        for address in [
-            "127.0.0.1",
-            "127.255.0.53",
-            "0.0.0.0",
-            "::1",
-            "::",
-            "::ffff:127.0.0.53",
-        ] {
-            assert!(is(address), "{address}");
-        }
-        for address in [
-            "128.0.0.1",
-            "1.2.3.127",
-            "::2",
-            "::127.0.0.1",
-            "fe80::1",
-            "1::1",
-        ] {
-            assert!(!is(address), "{address}");
-        }
-    }
-
-    #[test]
-    fn endpoint_has_the_form_of_the_kernel() {
-        let endpoint = Endpoint::new("1.2.3.4".parse().unwrap(), 53);
-
-        assert_eq!(endpoint.port, Endpoint::DNS);
-        assert_eq!(endpoint.ip(), IpAddr::from([1, 2, 3, 4]));
-        assert!(is_mapped(&endpoint.address));
-        assert_eq!(endpoint.address[3].to_ne_bytes(), [1, 2, 3, 4]);
-        assert!(!is_mapped(&words("fd00::53".parse().unwrap())));
     }
 
     #[test]
