@@ -1,7 +1,7 @@
 //! `sched_process_exec`: rules, decided before the first instruction.
 
 use std::{
-    env, fs,
+    fs,
     io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
     os::unix::{
@@ -9,28 +9,28 @@ use std::{
         process::CommandExt as _,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
 };
 
-use lockne_abi::Policy;
-use lockne_core::{
-    policy::{Action, Terms},
-    rule::{Existing, Match, Rule, User},
-};
-use lockne_daemon::{
-    MarkField,
-    kernel::Kernel,
-    rules::{CompiledRule, Fallback, Installed, Outcome},
-};
-use lockne_lab::{cgroup, program};
-use tempfile::TempDir;
+use lockne_core::rule::{Match, User};
+use lockne_daemon::kernel::Kernel;
+use lockne_lab::program;
 
+use self::running::{
+    changed_rule_takes_its_children_along, fallback_is_for_those_that_nobody_named,
+    rules_are_replaced_as_a_whole, rules_outlive_the_daemon,
+    running_programs_and_their_children_are_found, thousand_rules_are_in_force_quickly,
+};
 use crate::{
     probe::Probe,
-    sender, tests,
-    world::{World, id, mark},
+    sender,
+    stage::{Group, Groups, Stage, copy_to, exe, mark_of, marked, own_mounts, rule},
+    tests,
+    world::{id, mark},
 };
+
+mod running;
 
 tests! {
     ten_thousand_starts_never_send_past_their_rule,
@@ -55,88 +55,6 @@ tests! {
     rules_are_replaced_as_a_whole,
     rules_outlive_the_daemon,
     thousand_rules_are_in_force_quickly,
-}
-
-/// Rules in a world of their own, and a directory for programs.
-pub(crate) struct Stage {
-    installed: Installed,
-    dir: TempDir,
-    world: World,
-}
-
-impl Stage {
-    pub(crate) fn new() -> Self {
-        let mut world = World::new();
-        for number in [7, 8, 9] {
-            world.policy(number, Policy::BLOCK);
-        }
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        Self {
-            installed: Installed::new(MarkField::DEFAULT).unwrap(),
-            dir,
-            world,
-        }
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().canonicalize().unwrap().join(name)
-    }
-
-    /// A copy of this program.
-    pub(crate) fn copy(&self, name: &str) -> PathBuf {
-        let path = self.path(name);
-        copy_to(&path);
-        path
-    }
-
-    pub(crate) fn apply(&mut self, rules: &[CompiledRule]) -> Outcome {
-        self.installed
-            .apply(self.world.kernel(), rules, None)
-            .unwrap()
-    }
-}
-
-fn copy_to(path: &Path) {
-    program::copy(&env::current_exe().unwrap(), path).unwrap();
-}
-
-pub(crate) fn rule(name: &str, policy: u8, matches: Match) -> CompiledRule {
-    CompiledRule {
-        rule: Rule {
-            name: name.parse().unwrap(),
-            matches,
-            terms: Terms::new(Action::Block),
-            existing: Existing::Reset,
-        },
-        policy: id(policy),
-    }
-}
-
-pub(crate) fn exe(path: &Path) -> Match {
-    Match {
-        exe: Some(path.to_owned()),
-        ..Match::default()
-    }
-}
-
-/// The mark of a socket that `program` makes.
-pub(crate) fn mark_of(program: &Path) -> String {
-    marked(&mut Command::new(program))
-}
-
-fn marked(command: &mut Command) -> String {
-    let mut child = command
-        .arg("probe")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let input = b"socket udp4\nmark\n";
-    child.stdin.take().unwrap().write_all(input).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().last().unwrap_or_default().to_owned()
 }
 
 fn ten_thousand_starts_never_send_past_their_rule() {
@@ -390,68 +308,6 @@ fn every_condition_must_hold() {
     assert_eq!((mark_of(&app), mark_of(&other)), (mark(8), mark(0)));
 }
 
-/// The hierarchy of cgroups, where only this test sees it. Made before the stage: it mounts, too.
-pub(crate) struct Groups(TempDir);
-
-impl Groups {
-    pub(crate) fn new() -> Self {
-        own_mounts();
-        let dir = tempfile::tempdir().unwrap();
-        let flags = rustix::mount::MountFlags::empty();
-        rustix::mount::mount("none", dir.path(), "cgroup2", flags, c"").unwrap();
-        Self(dir)
-    }
-
-    pub(crate) fn make(&self, path: &str) -> Group {
-        let path = self.0.path().join(path);
-        fs::create_dir(&path).unwrap();
-        Group(path)
-    }
-}
-
-impl Drop for Groups {
-    fn drop(&mut self) {
-        let flags = rustix::mount::UnmountFlags::DETACH;
-        rustix::mount::unmount(self.0.path(), flags).unwrap();
-    }
-}
-
-/// Gives this thread, and what it starts, mounts of its own.
-fn own_mounts() {
-    use rustix::mount::MountPropagationFlags as Flags;
-    // SAFETY: only this thread's view of the mounts.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
-    rustix::mount::mount_change("/", Flags::PRIVATE | Flags::REC).unwrap();
-}
-
-/// A cgroup of this test, removed at the end.
-pub(crate) struct Group(PathBuf);
-
-impl Group {
-    pub(crate) fn name() -> String {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        format!("lockne-test-{}-{next}", std::process::id())
-    }
-
-    /// What `program` gets that is started in it.
-    pub(crate) fn mark_of(&self, program: &Path) -> String {
-        let script = format!(
-            "echo 0 > '{}/cgroup.procs'; exec \"$0\" \"$@\"",
-            self.0.display()
-        );
-        let mut shell = Command::new("/bin/sh");
-        marked(shell.args(["-c", &script]).arg(program))
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        cgroup::remove(&self.0);
-    }
-}
-
 fn cgroup_is_found_by_path_by_unit_and_by_application() {
     let groups = Groups::new();
     let mut stage = Stage::new();
@@ -650,200 +506,4 @@ fn setuid_program_is_judged_by_the_real_user() {
     stage.apply(&[rule("root", 8, user(0)), rule("nobody", 7, user(65534))]);
 
     assert_eq!(marked(Command::new(&app).uid(65534)), mark(7));
-}
-
-fn start(program: &Path) -> Child {
-    Command::new(program)
-        .arg("probe")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-fn ask(child: &mut Child, line: &str) -> String {
-    let input = child.stdin.as_mut().unwrap();
-    input.write_all(format!("{line}\n").as_bytes()).unwrap();
-    let mut answer = String::new();
-    let output = child.stdout.as_mut().unwrap();
-    // By bytes: nothing may stay behind in a buffer.
-    loop {
-        let mut byte = [0];
-        std::io::Read::read_exact(output, &mut byte).unwrap();
-        match byte {
-            [b'\n'] => return answer,
-            [byte] => answer.push(byte.into()),
-        }
-    }
-}
-
-fn finish(mut child: Child) {
-    drop(child.stdin.take());
-    child.wait().unwrap();
-}
-
-fn running_programs_and_their_children_are_found() {
-    let mut stage = Stage::new();
-    let (app, other) = (stage.copy("app"), stage.copy("other"));
-    let mut stranger = start(&other);
-    let mut running = start(&app);
-    assert_eq!(ask(&mut running, "socket udp4"), "ok");
-    let child: u32 = ask(&mut running, &format!("keep {}", other.display()))
-        .parse()
-        .unwrap();
-    // Replaced while it runs.
-    let next = stage.copy("app.next");
-    fs::rename(&next, &app).unwrap();
-
-    let outcome = stage.apply(&[rule("app", 7, exe(&app))]);
-
-    let mut moved: Vec<_> = outcome.moved.iter().map(|it| it.pid).collect();
-    moved.sort_unstable();
-    let mut wanted = [running.id(), child];
-    wanted.sort_unstable();
-    assert_eq!(moved, wanted);
-    assert_eq!(ask(&mut running, "mark"), mark(7), "its old socket");
-    assert_eq!(ask(&mut running, "of-thread"), mark(7));
-    assert_eq!(ask(&mut running, "of-program"), mark(7));
-    assert_eq!(ask(&mut stranger, "socket udp4"), "ok");
-    assert_eq!(ask(&mut stranger, "mark"), mark(0));
-    finish(running);
-    finish(stranger);
-}
-
-fn fallback_is_for_those_that_nobody_named() {
-    let mut stage = Stage::new();
-    let (app, other) = (stage.copy("app"), stage.copy("other"));
-    let shell = stage.path("shell");
-    program::copy("/bin/sh".as_ref(), &shell).unwrap();
-    let fallback = Fallback {
-        terms: Terms::new(Action::Block),
-        policy: id(9),
-        existing: Existing::Keep,
-    };
-
-    let rules = [rule("app", 7, exe(&app)), rule("shell", 8, exe(&shell))];
-    let kernel = stage.world.kernel();
-    stage
-        .installed
-        .apply(kernel, &rules, Some(&fallback))
-        .unwrap();
-
-    assert_eq!((mark_of(&app), mark_of(&other)), (mark(7), mark(9)));
-    let child = marked(
-        Command::new(&shell)
-            .args(["-c", "exec \"$0\" \"$@\""])
-            .arg(&other),
-    );
-    assert_eq!(child, mark(8), "a child that no rule names is its parent's");
-    // No rules at all.
-    stage
-        .installed
-        .apply(stage.world.kernel(), &[], Some(&fallback))
-        .unwrap();
-    assert_eq!(mark_of(&other), mark(9));
-}
-
-fn changed_rule_takes_its_children_along() {
-    let mut stage = Stage::new();
-    let (app, other) = (stage.copy("app"), stage.copy("other"));
-    stage.apply(&[rule("app", 7, exe(&app))]);
-    let mut running = start(&app);
-    let child: u32 = ask(&mut running, &format!("keep {}", other.display()))
-        .parse()
-        .unwrap();
-    assert_eq!(stage.world.kernel().process(child), Some(id(7)));
-
-    stage.apply(&[rule("app", 8, exe(&app))]);
-    assert_eq!(stage.world.kernel().process(running.id()), Some(id(8)));
-    assert_eq!(stage.world.kernel().process(child), Some(id(8)));
-
-    // Who is policed stays so when the rule goes: free would be a leak that nobody asked for.
-    stage.apply(&[]);
-    assert_eq!(stage.world.kernel().process(child), Some(id(8)));
-    assert_eq!(mark_of(&app), mark(0));
-    finish(running);
-}
-
-fn rules_are_replaced_as_a_whole() {
-    let mut stage = Stage::new();
-    stage.world.tunnel_policy(7);
-    stage.world.tunnel_policy(8);
-    let SocketAddr::V4(wan) = stage.world.wan.far4 else {
-        panic!("this is of IPv4")
-    };
-    let app = stage.path("app");
-    sender::put(&app, wan);
-    let sets = [7, 8].map(|policy| {
-        let mut rules: Vec<_> = (0..100)
-            .map(|n| rule(&format!("x{n}"), 9, exe(&stage.path(&format!("no-{n}")))))
-            .collect();
-        rules.push(rule("app", policy, exe(&app)));
-        rules
-    });
-    stage.apply(&sets[0]);
-
-    thread::scope(|scope| {
-        let starts = scope.spawn(|| {
-            for _ in 0..1000 {
-                assert!(Command::new(&app).status().unwrap().success());
-            }
-        });
-        while !starts.is_finished() {
-            for set in &sets {
-                stage
-                    .installed
-                    .apply(stage.world.kernel(), set, None)
-                    .unwrap();
-            }
-        }
-    });
-
-    assert_eq!(stage.world.arrived(), Vec::<Vec<u8>>::new());
-    let [one, two] = [7, 8].map(|policy| {
-        let counters = stage.world.kernel().counters(id(policy)).unwrap();
-        counters.refused
-    });
-    assert_eq!(one + two, 1000);
-    assert!(
-        one > 0 && two > 0,
-        "both sets were in force: {one} and {two}"
-    );
-}
-
-fn rules_outlive_the_daemon() {
-    let mut stage = Stage::new();
-    let app = stage.copy("app");
-    stage.apply(&[rule("app", 7, exe(&app))]);
-
-    stage.world.close();
-    assert_eq!(mark_of(&app), mark(7), "without a daemon");
-
-    stage.world.open();
-    assert_eq!(mark_of(&app), mark(7), "with the next one");
-    stage.installed = Installed::new(MarkField::DEFAULT).unwrap();
-    stage.apply(&[rule("app", 8, exe(&app))]);
-    assert_eq!(mark_of(&app), mark(8), "which brings rules of its own");
-    stage.apply(&[]);
-    assert_eq!(mark_of(&app), mark(0));
-}
-
-fn thousand_rules_are_in_force_quickly() {
-    let mut stage = Stage::new();
-    let app = stage.copy("app");
-    let mut rules: Vec<_> = (0..1023)
-        .map(|n| rule(&format!("x{n}"), 9, exe(&stage.path(&format!("no-{n}")))))
-        .collect();
-    rules.push(rule("app", 7, exe(&app)));
-
-    let started = std::time::Instant::now();
-    stage.apply(&rules);
-    eprintln!("1024 rules in force after {:?}", started.elapsed());
-
-    assert_eq!(mark_of(&app), mark(7));
-    rules.push(rule("too-many", 7, exe(&app)));
-    let kernel = stage.world.kernel();
-    let error = stage.installed.apply(kernel, &rules, None).unwrap_err();
-    assert!(error.to_string().contains("1025"), "{error}");
-    assert_eq!(mark_of(&app), mark(7), "those before stay");
 }

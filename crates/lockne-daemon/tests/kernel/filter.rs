@@ -5,7 +5,7 @@ use std::fs;
 use lockne_core::rule::{Match, User};
 
 use crate::{
-    exec::{Group, Groups, Stage, exe, mark_of, rule},
+    stage::{Group, Groups, Stage, exe, mark_of, rule},
     tests,
     world::mark,
 };

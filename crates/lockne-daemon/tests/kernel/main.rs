@@ -19,6 +19,7 @@ mod mark;
 mod probe;
 mod remark;
 mod sender;
+mod stage;
 mod stamp;
 mod world;
 

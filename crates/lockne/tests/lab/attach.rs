@@ -1,35 +1,37 @@
 //! Programs that run already: attached, they leave nothing by the old way; detached, they are home again.
 
-use std::{
-    io::{ErrorKind, Read as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsFd as _,
-    os::unix::process::CommandExt as _,
-    process::Stdio,
-    time::Duration,
-};
+use std::{net::SocketAddr, os::fd::AsFd as _, process::Stdio, time::Duration};
 
 use lockne_core::{
-    api::{Counts, Fate, Moved, Status},
+    api::{Counts, Fate, Moved},
     policy::Action as Way,
     rule::Existing,
 };
 use lockne_lab::{
-    internet::ReversePathFilter,
     origin::{ADDRESS_PORT, HTTP_PORT},
-    packet::{Content, Flow, Transport},
     probe::{Action, Actor, Outcome, Probe, Running, SocketFrom},
     program::Killed,
 };
 use rustix::process::{Pid, Signal, kill_process};
-use socket2::{Domain, SockRef, Socket, Type};
 
+use self::{
+    socket::{
+        connection_to_this_machine_goes_on,
+        detached_connection_goes_on_through_the_tunnel_or_is_cut,
+        listener_follows_and_its_waiting_connections_are_cut,
+        socket_that_somebody_else_has_too_is_told, socket_that_writes_frames_is_named_as_stuck,
+    },
+    storm::no_child_of_a_fork_storm_escapes,
+};
 use crate::{
     home::{Home, text, wait_until},
     older::{leave_open, socket},
     tests,
     way::{self, HOME, KINDS, ORIGIN, assert_answered, of_family, probe},
 };
+
+mod socket;
+mod storm;
 
 tests! {
     sockets_of_a_running_program_take_the_new_way,
@@ -289,74 +291,6 @@ fn child_with_a_policy_of_its_own_keeps_it() {
     home.assert_no_leak();
 }
 
-/// Several shells, each of which starts children without end, that send something a while later: one that was
-/// missed is seen.
-fn no_child_of_a_fork_storm_escapes() {
-    const ROUNDS: u32 = 5;
-    /// Long enough for hundreds of children.
-    const WATCHED: Duration = Duration::from_millis(200);
-    const STORM: &str = "\
-        one() { n=0; while :; do (sleep 0.1; echo x >/dev/udp/$1/7777) 2>/dev/null & \
-        n=$((n + 1)); [ $((n % 20)) = 0 ] && wait; done; }\n\
-        for i in 1 2 3; do one $1 & one $2 & done; wait";
-    let home = Home::new();
-    let _link = home
-        .lab
-        .add_plain_tunnel("corp0", ReversePathFilter::Off)
-        .unwrap();
-    let _daemon = home.daemon();
-    let mut command = home.lab.home.command("bash");
-    let [v4, v6] = ORIGIN.map(|it| it.to_string());
-    command.args(["-c", STORM, "storm", &v4, &v6]);
-    command.process_group(0);
-    let storm = Holder(Killed(command.stdin(Stdio::null()).spawn().unwrap()));
-    let all = Storm(&storm);
-    for _ in 0..ROUNDS {
-        forget(&home);
-        wait_until("the storm rages at home", || home.leaks().len() >= 2);
-
-        attach(&home, storm.pid(), ["--via", "corp0"]);
-
-        let sent = || home.status().unwrap().policies[0].traffic.tx_packets;
-        let before = sent();
-        forget(&home);
-        wait_until("the storm rages in the tunnel", || sent() > before + 10);
-        std::thread::sleep(WATCHED);
-        let asked = datagrams_to_the_server(&home);
-        assert!(asked.is_empty(), "leaked: {asked:#?}");
-
-        detach(&home, storm.pid(), []);
-    }
-    drop(all);
-}
-
-/// What left the home for the server. Late answers of the server, and what the kernel says to them as nobody waits
-/// for them any more, do not count.
-fn datagrams_to_the_server(home: &Home) -> Vec<Flow> {
-    let asks = |flow: &Flow| match &flow.packet.content {
-        Content::Ip(ip) => matches!(
-            ip.transport,
-            Transport::Udp {
-                destination: ADDRESS_PORT,
-                ..
-            }
-        ),
-        _ => false,
-    };
-    home.leaks().into_iter().filter(asks).collect()
-}
-
-/// A storm that ends with all its shells.
-struct Storm<'a>(&'a Holder);
-
-impl Drop for Storm<'_> {
-    fn drop(&mut self) {
-        // Its first shell ends the others, which are its process group's.
-        let group = Pid::from_raw(self.0.pid().cast_signed()).unwrap();
-        let _gone = rustix::process::kill_process_group(group, Signal::KILL);
-    }
-}
-
 fn every_program_of_a_name_is_attached() {
     let home = Home::with_tunnels();
     let tunnel = way::client(&home.lab.provider_a);
@@ -407,171 +341,6 @@ fn detached_program_is_home_again() {
     assert!(
         status.policies.iter().all(|it| it.processes.is_empty()),
         "{status:#?}"
-    );
-}
-
-fn detached_connection_goes_on_through_the_tunnel_or_is_cut() {
-    let home = Home::with_tunnels();
-    let to = SocketAddr::new(ORIGIN[0], HTTP_PORT);
-    let hold = || {
-        let mut running = home.start(["--via", "a"], &Probe::new(Action::Hold, to));
-        running.wait_until_ready().unwrap();
-        running
-    };
-    let (kept, cut) = (hold(), hold());
-
-    let moved = detach(&home, kept.pid(), []);
-    assert_eq!(
-        moved.counts,
-        Counts {
-            kept: 1,
-            ..Counts::default()
-        }
-    );
-    let moved = detach(&home, cut.pid(), ["--existing", "reset"]);
-    assert_eq!(
-        moved.counts,
-        Counts {
-            cut: 1,
-            ..Counts::default()
-        }
-    );
-
-    let report = cut.finish().unwrap();
-    assert!(
-        matches!(&report.outcome, Outcome::Ended { why, .. } if why == "ECONNABORTED"),
-        "{report:?}"
-    );
-    let received = |status: Status| status.policies[0].traffic.rx_bytes;
-    let before = received(home.status().unwrap());
-    wait_until("the download goes on through the tunnel", || {
-        received(home.status().unwrap()) > before
-    });
-    home.assert_no_leak();
-}
-
-fn listener_follows_and_its_waiting_connections_are_cut() {
-    let home = Home::with_tunnels();
-    for any in ["0.0.0.0:0", "[::]:0"] {
-        let listener = home
-            .lab
-            .home
-            .run(|| TcpListener::bind(any).unwrap())
-            .unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let family = usize::from(any.starts_with('['));
-        let server = SocketAddr::new(HOME[family], port);
-        let connect = || TcpStream::connect_timeout(&server, Duration::from_secs(5)).unwrap();
-        let mut waiting = home.lab.internet.run(connect).unwrap();
-        let holder = Holder::start(&home, &[&listener]);
-
-        let moved = attach(&home, holder.pid(), ["--via", "a"]);
-
-        assert_eq!(moved.counts.moved, 1, "{moved:#?}");
-        assert_eq!(moved.sockets[0].socket.state, "listen");
-        waiting
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
-        let error = waiting.read(&mut [0]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        let here: IpAddr = match family {
-            0 => Ipv4Addr::LOCALHOST.into(),
-            _ => std::net::Ipv6Addr::LOCALHOST.into(),
-        };
-        let here = SocketAddr::new(here, port);
-        let near = home
-            .lab
-            .home
-            .run(|| TcpStream::connect(here).unwrap())
-            .unwrap();
-        loop {
-            // What was cut is still to be accepted.
-            let (accepted, peer) = listener.accept().unwrap();
-            if peer == near.local_addr().unwrap() {
-                assert_eq!(SockRef::from(&accepted).mark().unwrap(), moved.mark);
-                break;
-            }
-        }
-    }
-}
-
-fn connection_to_this_machine_goes_on() {
-    let home = Home::with_tunnels();
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let listener = home.lab.home.run(bind).unwrap();
-    let server = listener.local_addr().unwrap();
-    let probe = Probe::new(Action::Tcp, server).on(SocketFrom::ConnectedBeforeGo);
-    let mut running = start(&home, &probe);
-    let (mut accepted, caller) = listener.accept().unwrap();
-
-    let moved = attach(&home, running.pid(), ["--block"]);
-
-    assert_eq!(
-        moved.counts,
-        Counts {
-            near: 1,
-            ..Counts::default()
-        }
-    );
-    running.go().unwrap();
-    std::io::Write::write_all(
-        &mut accepted,
-        format!("{} {}\n", caller.ip(), caller.port()).as_bytes(),
-    )
-    .unwrap();
-    let report = running.finish().unwrap();
-    assert_eq!(report.outcome, Outcome::Answered { saw: Some(caller) });
-}
-
-fn socket_that_somebody_else_has_too_is_told() {
-    let home = Home::with_tunnels();
-    let shared = socket(&home, Action::UdpUnconnected, ORIGIN[0]);
-    let (mine, other) = (
-        Holder::start(&home, &[&shared]),
-        Holder::start(&home, &[&shared]),
-    );
-
-    let moved = attach(&home, mine.pid(), ["--via", "a"]);
-
-    let told = moved.notices.iter().find(|it| it.contains("share"));
-    assert!(
-        told.is_some_and(|it| it.contains(&format!("sleep {}", other.pid()))),
-        "{moved:#?}"
-    );
-}
-
-fn socket_that_writes_frames_is_named_as_stuck() {
-    let home = Home::with_tunnels();
-    let frames = || Socket::new(Domain::PACKET, Type::DGRAM, None).unwrap();
-    let frames = home.lab.home.run(frames).unwrap();
-    let elsewhere = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-    let holder = Holder::start(&home, &[&frames, &elsewhere]);
-
-    let moved = attach(&home, holder.pid(), ["--block"]);
-
-    assert_eq!(
-        moved.counts,
-        Counts {
-            stuck: 2,
-            ..Counts::default()
-        }
-    );
-    let reasons: Vec<_> = moved
-        .sockets
-        .iter()
-        .filter_map(|it| it.reason.as_deref())
-        .collect();
-    assert!(reasons.iter().any(|it| it.contains("frames")), "{moved:#?}");
-    assert!(
-        reasons.iter().any(|it| it.contains("namespace")),
-        "{moved:#?}"
-    );
-    // In its own namespace the bits are not ours.
-    assert_eq!(elsewhere.mark().unwrap(), 0);
-    let output = home.must(["attach", "--pid", &holder.pid().to_string(), "--block"]);
-    assert!(
-        output.contains("cannot be moved: it writes frames"),
-        "{output}"
     );
 }
 
