@@ -81,7 +81,8 @@ pub enum Action {
     Tcp,
     /// The same by a connection of Multipath TCP.
     Mptcp,
-    /// Downloads by HTTP without end; says it is ready at the first bytes and reports how it ended.
+    /// Downloads by HTTP without end; says it is ready at the first bytes and reports how it ended. [`Running::go`] ends
+    /// it with the next bytes.
     Hold,
     /// Connects, sends a datagram and reads what address the server saw.
     UdpConnected,
@@ -216,7 +217,7 @@ pub enum Outcome {
     Ended {
         /// How many bytes of it came.
         bytes: u64,
-        /// `closed`, `silence`, the name of the error, or `alive` where half a minute was enough.
+        /// `closed`, `silence`, the name of the error, or `alive` where bytes came after [`Running::go`].
         why: String,
     },
     /// All children of [`Action::Forks`] are through, or [`Action::Hammer`] was told to end.

@@ -2,13 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    io,
     net::SocketAddr,
-    os::fd::AsFd,
     time::{Duration, Instant},
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{SockAddr, Socket};
 
 use super::{
@@ -48,11 +45,8 @@ pub(super) fn hammer(probe: &Probe) -> Outcome {
         if std::mem::take(&mut is_first) {
             process::say_ready();
         }
-        let stdin = io::stdin();
-        let mut stop = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
         let pause = (start.elapsed() * PART).clamp(PAUSE, LONG_PAUSE);
-        let pause = PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO);
-        if poll(&mut stop, pause).is_ok_and(|ready| ready > 0) {
+        if process::is_told_to_go(pause) {
             return Outcome::Sent { sent, refused };
         }
     }

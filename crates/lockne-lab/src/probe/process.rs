@@ -2,14 +2,16 @@
 
 use std::{
     io::{self, Write},
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     process::{Command, ExitCode},
     thread,
+    time::Duration,
 };
 
 use nix::{
     cmsg_space,
     errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
         wait::{WaitStatus, waitpid},
@@ -58,6 +60,14 @@ pub(super) fn say_ready() {
 /// Waits for a byte, and the socket beside it if one comes.
 pub(super) fn wait_for_go() -> io::Result<Option<OwnedFd>> {
     receive_fd(&io::stdin())
+}
+
+/// Whether it is told to go on, or nobody is left who could, within this time.
+pub(super) fn is_told_to_go(within: Duration) -> bool {
+    let stdin = io::stdin();
+    let mut word = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    let within = PollTimeout::try_from(within).unwrap_or(PollTimeout::ZERO);
+    poll(&mut word, within).is_ok_and(|ready| ready > 0)
 }
 
 /// Sends a byte, and a descriptor beside it.
