@@ -35,7 +35,7 @@ use aya::{
 };
 use ipnet::IpNet;
 use lockne_abi::{LanKey, MAX_LAN_PREFIXES, MarkField, Member, Policy, Resolvers, name};
-use lockne_core::policy::PolicyId;
+use lockne_core::{doctor, policy::PolicyId};
 
 use self::stamp::Device;
 pub use self::{
@@ -355,6 +355,13 @@ impl Kernel {
             .map_err(Error::map(name::DEVICES))?;
         Ok(device)
     }
+}
+
+/// Major and minor number of the running kernel; `None` where its release does not begin with them.
+#[must_use]
+pub fn version() -> Option<(u32, u32)> {
+    let names = rustix::system::uname();
+    doctor::version(&names.release().to_string_lossy())
 }
 
 /// Whether the kernel tells the cookie of a network namespace.

@@ -13,7 +13,6 @@ use lockne_abi::{
     PROCESSES_PER_PAGE, Place, Policy, Renames, Resolvers, RuleBits, RuleSet, Script, Seen,
     Unnamed, User, name,
 };
-use lockne_core::doctor;
 
 use super::{Error, btf, namespace, process, sys};
 
@@ -157,9 +156,8 @@ pub(super) fn is_needed(name: &str) -> bool {
 fn has_misses() -> bool {
     /// The first that may.
     const SINCE: (u32, u32) = (6, 19);
-    let release = rustix::system::uname();
     // What cannot be read may be anything.
-    doctor::version(&release.release().to_string_lossy()).is_none_or(|version| version >= SINCE)
+    super::version().is_none_or(|version| version >= SINCE)
 }
 
 fn config(field: MarkField, max_processes: u32) -> Result<Config, Error> {

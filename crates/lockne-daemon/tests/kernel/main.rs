@@ -26,6 +26,7 @@ mod world;
 use std::{env, process::ExitCode, thread};
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use lockne_daemon::kernel::version;
 
 /// A list of tests under their own names.
 #[macro_export]
@@ -38,18 +39,12 @@ macro_rules! tests {
 /// How many programs are attached once, on this kernel.
 pub(crate) fn hooks() -> usize {
     // The one on Unix sockets came with Linux 6.7.
-    14 + usize::from(version() >= (6, 7)) + missed()
+    14 + usize::from(version().unwrap() >= (6, 7)) + missed()
 }
 
 /// How many programs there are for what others may miss on this kernel.
 pub(crate) fn missed() -> usize {
-    if version() >= (6, 19) { 2 } else { 0 }
-}
-
-/// The first two numbers of the kernel's version.
-fn version() -> (u32, u32) {
-    let release = rustix::system::uname();
-    lockne_core::doctor::version(release.release().to_str().unwrap()).unwrap()
+    if version().unwrap() >= (6, 19) { 2 } else { 0 }
 }
 
 fn main() -> ExitCode {

@@ -7,8 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lockne_core::doctor::version;
-use lockne_daemon::observe::{Life, Run};
+use lockne_daemon::{
+    kernel::version,
+    observe::{Life, Run},
+};
 use lockne_lab::program::{self, Killed};
 
 const STARTS: usize = 10_000;
@@ -79,6 +81,5 @@ pub(crate) fn storm_of_ten_thousand_starts_is_seen_whole_or_its_loss_is_told() {
 
 /// Since Linux 7.0, and what it was brought back to, programs of the kernel are preempted, and passed over meanwhile.
 fn may_lose() -> bool {
-    let release = rustix::system::uname();
-    version(release.release().to_str().unwrap()).unwrap() >= (6, 19)
+    version().unwrap() >= (6, 19)
 }

@@ -5,8 +5,6 @@ mod program;
 
 use std::net::IpAddr;
 
-use lockne_lab::internet::ReversePathFilter;
-
 use self::bench::{Bench, FAR_ANSWER, HOME_ANSWER, PROGRAMS, RESOLV_CONFS};
 use crate::{home::text, tests};
 
@@ -156,11 +154,7 @@ fn stub_answers_nobody_but_its_policy() {
 
 fn without_a_resolver_questions_take_the_tunnel_and_this_machine_is_refused() {
     let bench = Bench::new();
-    let _link = bench
-        .home
-        .lab
-        .add_plain_tunnel("corp0", ReversePathFilter::Off)
-        .unwrap();
+    let _link = bench.home.add_corp0();
     bench.resolver_on_the_plain_tunnel();
     let _daemon = bench.home.daemon();
 
@@ -198,11 +192,7 @@ fn without_a_resolver_questions_take_the_tunnel_and_this_machine_is_refused() {
 
 fn resolver_of_the_command_line_wins() {
     let bench = Bench::new();
-    let _link = bench
-        .home
-        .lab
-        .add_plain_tunnel("corp0", ReversePathFilter::Off)
-        .unwrap();
+    let _link = bench.home.add_corp0();
     bench.resolver_on_the_plain_tunnel();
     let _daemon = bench.home.daemon();
     bench.home.tunnels_up();
@@ -308,11 +298,7 @@ fn older_connection_to_a_resolver_of_this_machine_is_silent() {
 
 fn questions_go_on_without_a_daemon_and_the_stub_is_closed() {
     let bench = Bench::new();
-    let _link = bench
-        .home
-        .lab
-        .add_plain_tunnel("corp0", ReversePathFilter::Off)
-        .unwrap();
+    let _link = bench.home.add_corp0();
     bench.resolver_on_the_plain_tunnel();
     let daemon = bench.home.daemon();
     let arguments = ["--via", "corp0", "--dns", "10.9.1.1"];

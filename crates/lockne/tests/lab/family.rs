@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use lockne_core::api::DaemonStatus;
 use lockne_lab::{
-    internet::ReversePathFilter,
     packet::{Content, Transport},
     probe::{Action, Actor, Outcome, SocketFrom},
     sniffer::Sniffer,
@@ -44,10 +43,7 @@ fn children_that_send_at_once_are_tunnelled_from_the_first_packet() {
     const LOOPS: usize = 3;
     const CHILDREN: u32 = 10_000;
     let home = Home::new();
-    let link = home
-        .lab
-        .add_plain_tunnel("corp0", ReversePathFilter::Off)
-        .unwrap();
+    let link = home.add_corp0();
     // Behind the device a queue may overflow; what goes into it is all there.
     let tunnel = Sniffer::on(link.near()).unwrap();
     let _daemon = home.daemon();

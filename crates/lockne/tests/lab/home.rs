@@ -8,6 +8,8 @@ use std::{
 use lockne_core::api::{DaemonStatus, Status};
 use lockne_lab::{
     Internet, Namespace,
+    internet::ReversePathFilter,
+    link::Link,
     packet::{Content, Direction, Flow, Packet, Transport},
     probe::{Probe, Report, Running},
     provider::Provider,
@@ -59,6 +61,13 @@ impl Home {
         let home = Self::new();
         home.tunnels_up();
         home
+    }
+
+    /// Adds `corp0`, a tunnel that is not lockne's and looks at no way back.
+    pub(crate) fn add_corp0(&self) -> Link {
+        self.lab
+            .add_plain_tunnel("corp0", ReversePathFilter::Off)
+            .unwrap()
     }
 
     /// Brings tunnels `a` and `b` up.

@@ -6,7 +6,6 @@ use std::{
     process::{Output, Stdio},
 };
 
-use lockne_lab::internet::ReversePathFilter;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -81,10 +80,7 @@ fn leaktest_finds_nothing_past_a_block() {
 
 fn leaktest_finds_the_leak_of_a_guard_that_is_gone() {
     let home = Home::new();
-    let _link = home
-        .lab
-        .add_plain_tunnel("corp0", ReversePathFilter::Off)
-        .unwrap();
+    let _link = home.add_corp0();
     let _daemon = home.daemon();
     detach(&home.state_dir().join("bpf/guard_egress"));
 

@@ -55,10 +55,7 @@ struct Waiting {
 impl Waiting {
     fn new() -> Self {
         let home = Home::new();
-        let link = home
-            .lab
-            .add_plain_tunnel("corp0", ReversePathFilter::Off)
-            .unwrap();
+        let link = home.add_corp0();
         let daemon = home.daemon();
         let programs = [
             Action::Tcp,

@@ -3,7 +3,6 @@
 use std::{os::unix::process::CommandExt as _, process::Stdio, time::Duration};
 
 use lockne_lab::{
-    internet::ReversePathFilter,
     origin::ADDRESS_PORT,
     packet::{Content, Flow, Transport},
     program::Killed,
@@ -27,10 +26,7 @@ pub(super) fn no_child_of_a_fork_storm_escapes() {
         n=$((n + 1)); [ $((n % 20)) = 0 ] && wait; done; }\n\
         for i in 1 2 3; do one $1 & one $2 & done; wait";
     let home = Home::new();
-    let _link = home
-        .lab
-        .add_plain_tunnel("corp0", ReversePathFilter::Off)
-        .unwrap();
+    let _link = home.add_corp0();
     let _daemon = home.daemon();
     let mut command = home.lab.home.command("bash");
     let [v4, v6] = ORIGIN.map(|it| it.to_string());
